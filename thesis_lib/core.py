@@ -15,7 +15,7 @@ from fastcore.basics import patch
 # %% auto #0
 __all__ = ['DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash', 'file_sha256', 'source_hash', 'Metric',
            'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters',
-           'read_record', 'read_records', 'load_weights', 'count_parameters', 'count_macs']
+           'read_record', 'read_records', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -243,6 +243,16 @@ def _misfit(report, own, state):
         k = report["shape"][0]
         return f"{k!r} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
     return "; ".join(f"{len(report[kind])} {kind} tensors, first {report[kind][0]!r}" for kind in ("missing", "unexpected") if report[kind])
+
+# %% ../nbs/00_core.ipynb #5eeaaa2e
+def batch_mode() -> bool:
+    "Whether the run is one of the workflow's, `THESIS_BATCH=1`: no progress bars, a line now and then."
+    return os.environ.get("THESIS_BATCH", "") not in ("", "0")
+
+def progress(iterable, desc: str, **kwargs):
+    "`tqdm` around `iterable`, silent in batch mode."
+    from tqdm.auto import tqdm
+    return tqdm(iterable, desc=desc, disable=batch_mode(), **kwargs)
 
 # %% ../nbs/00_core.ipynb #a1d833d8
 def count_parameters(model) -> int:
