@@ -1,0 +1,40 @@
+# make reproduce [PROFILE=smoke|mini|full] [CORES=2]   every table and figure, then outputs/<profile>/index.html
+# make test        library notebooks, command line, workflow, bad input, the report in a browser
+# make lab         JupyterLab           make bench    speed, beside what you would use instead
+PROFILE ?= smoke
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PYTHON ?= python3
+BIN := .venv/bin
+GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l | tr -d ' ')
+BENCHMARKS := attention training_step crop_store coco_ap
+
+export PYTHONHASHSEED := 0
+
+.PHONY: reproduce test lab bench clean
+.DEFAULT_GOAL := reproduce
+
+reproduce: .venv/installed
+	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --config profile=$(PROFILE) --rerun-incomplete --keep-going --quiet rules host
+	@echo "Report: file://$(CURDIR)/outputs/$(PROFILE)/index.html"
+
+test: .venv/installed
+	$(BIN)/nbdev_test --path nbs --n_workers $(CORES) --skip_folder_re '^(experiments|benchmarks)$$' --do_print
+	$(BIN)/python -m pytest -q
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=.
+
+bench: .venv/installed
+	$(foreach b,$(BENCHMARKS),mkdir -p outputs/benchmarks/$(b)/main && THESIS_BATCH=1 $(BIN)/papermill nbs/benchmarks/$(b).ipynb outputs/benchmarks/$(b)/main/report.ipynb --cwd nbs/benchmarks -k python3 --no-progress-bar && $(BIN)/python -m thesis_lib.report html outputs/benchmarks/$(b)/main/report.ipynb outputs/benchmarks/$(b)/main/report.html &&) $(BIN)/python -m thesis_lib.report index outputs/benchmarks --about "Speed, as ratios measured in one run on one machine."
+
+# The environment: from the lock file, by uv where it is installed, else by pip.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f'Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+	if command -v uv >/dev/null; \
+	then uv pip install -q --python $(BIN)/python -r requirements.lock && uv pip install -q --python $(BIN)/python --no-deps -e .; \
+	else $(BIN)/pip install -q --disable-pip-version-check -r requirements.lock && $(BIN)/pip install -q --disable-pip-version-check --no-deps -e .; fi
+	touch $@
+
+clean:
+	rm -rf .venv .snakemake outputs/smoke data/people data/crops
