@@ -1,12 +1,12 @@
-# make reproduce [PROFILE=smoke|mini|full] [CORES=2]   every table and figure, then outputs/<profile>/index.html
+# make reproduce [PROFILE=smoke|mini|full] [PROCESSES=1] every table and figure, then outputs/<profile>/index.html
 # make test        library notebooks, command line, workflow, bad input, the report in a browser
 # make lab         JupyterLab           make bench    speed, beside what you would use instead
 PROFILE ?= smoke
+PROCESSES ?= 1
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTHON ?= python3
 BIN := .venv/bin
 GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l | tr -d ' ')
-BENCHMARKS := attention training_step crop_store coco_ap
 
 export PYTHONHASHSEED := 0
 
@@ -14,7 +14,7 @@ export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/installed
-	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --config profile=$(PROFILE) --rerun-incomplete --keep-going --quiet rules host
+	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --config profile=$(PROFILE) processes=$(PROCESSES) --rerun-incomplete --keep-going --quiet rules host
 	@echo "Report: file://$(CURDIR)/outputs/$(PROFILE)/index.html"
 
 test: .venv/installed
@@ -25,7 +25,7 @@ lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=.
 
 bench: .venv/installed
-	$(foreach b,$(BENCHMARKS),mkdir -p outputs/benchmarks/$(b)/main && THESIS_BATCH=1 $(BIN)/papermill nbs/benchmarks/$(b).ipynb outputs/benchmarks/$(b)/main/report.ipynb --cwd nbs/benchmarks -k python3 --no-progress-bar && $(BIN)/python -m thesis_lib.report html outputs/benchmarks/$(b)/main/report.ipynb outputs/benchmarks/$(b)/main/report.html &&) $(BIN)/python -m thesis_lib.report index outputs/benchmarks --about "Speed, as ratios measured in one run on one machine."
+	$(MAKE) reproduce PROFILE=benchmarks CORES=1
 
 # The environment: from the lock file, by uv where it is installed, else by pip.
 .venv/installed: requirements.lock pyproject.toml

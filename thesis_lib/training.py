@@ -136,13 +136,15 @@ def fit(
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     settings = dict(epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip)
     identity = _identity(model, loss, settings, key)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if (found := _finished(folder, identity)) is not None:
+        _leave_group(rank)
         load_weights(model, folder/"weights.pt")
         return found
-    starts, before = _resume_point(folder, identity)
+    starts, before = _resume_point(folder, identity, rank)
     task = Task(torch.compile(model) if compile else model, loss, optimizer, schedule, epochs=epochs, seed=seed)
-    trainer, rate = _trainer(folder, starts, make_loader, task, ema=ema, clip=clip, val=make_val_loader is not None)
-    rank, world, clock = trainer.global_rank, trainer.world_size, time.perf_counter()
+    trainer, rate = _trainer(folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None)
+    clock = time.perf_counter()
     loaders = [_EpochLoader(f(rank, world, device()), task) if f else None for f in (make_loader, make_val_loader)]
     rate.global_batch = loaders[0].loader.batch_size * world
     try: trainer.fit(task, *loaders, ckpt_path=str(folder/"last.ckpt") if (folder/"last.ckpt").exists() else None, weights_only=True)
@@ -161,10 +163,9 @@ def _finished(folder, identity): # FitResult of an equal run that has ended, or 
     if found.key != identity or file_sha256(folder/"weights.pt") != found.checkpoint: return None
     return replace(found, trained_now=False)
 
-def _resume_point(folder, identity): # (number of this start, seconds trained before)
+def _resume_point(folder, identity, rank): # (number of this start, seconds trained before)
     path = folder/"progress.json"
     state = json.loads(path.read_text()) if path.exists() else {}
-    rank = int(os.environ.get("RANK", 0))
     if state.get("key") != identity and rank == 0:
         for old in ("last.ckpt", "weights.pt", "finished.json"): (folder/old).unlink(missing_ok=True)
         for log in folder.glob("log_*"): shutil.rmtree(log)
@@ -174,9 +175,8 @@ def _resume_point(folder, identity): # (number of this start, seconds trained be
     return starts, state.get("seconds", 0.)
 
 # %% ../nbs/30_training.ipynb #f5ba51cf
-def _trainer(folder, starts, make_loader, task, *, ema, clip, val):
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def _trainer(folder, starts, task, world, *, ema, clip, val):
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     rate = _Rate(1)
     callbacks = [rate, ModelCheckpoint(folder, filename="last", every_n_epochs=1, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True), _Seconds(folder)]
     callbacks += [EMAWeightAveraging(decay=ema)] if ema else []

@@ -34,7 +34,7 @@ class Job:
     @property
     def folder(self) -> str: return f"{self.experiment}/{self.run}"
     @property
-    def notebook(self) -> str: return f"nbs/experiments/{self.experiment}.ipynb"
+    def notebook(self) -> str: return f"nbs/{'' if self.experiment.startswith('benchmarks/') else 'experiments/'}{self.experiment}.ipynb"
 
 # %% ../nbs/41_workflow.ipynb #39eaa39a
 _FIELDS = {"params": dict, "runs": dict, "grid": dict, "after": list, "gpu": bool}

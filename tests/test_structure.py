@@ -1,0 +1,63 @@
+"The house rules of the tree: who may import whom, experiment notebooks, generated code."
+import ast, json, re, subprocess
+from pathlib import Path
+import nbformat, pytest
+from conftest import ROOT
+from thesis_lib.workflow import notebook_parameters, read_profile
+
+ROWS = {"core": 0, "skeletons": 0, "attention": 1, "heatmaps": 1, "geometry": 1, "metrics": 1, "plots": 1, "annotations": 1, "timing": 1, "downloads": 1,
+        "explain": 2, "training": 3, "sources": 3, "report": 4, "workflow": 4} # datasets.* and models.* are row 2
+MAY_IMPORT = {0: {0}, 1: {0}, 2: {0, 1}, 3: {0, 1}, 4: {0, 1}}
+
+def row(module): return 2 if module.startswith(("datasets", "models")) else ROWS[module]
+
+def imports(path): # modules of the package that a module imports
+    package = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level: continue
+        base = list(package[1:-node.level]) + (node.module.split(".") if node.module else [])
+        for alias in node.names: yield ".".join(base) if node.module and (ROOT/"thesis_lib"/"/".join(base)).with_suffix(".py").exists() else ".".join(base + [alias.name])
+
+MODULES = sorted(p for p in (ROOT/"thesis_lib").rglob("*.py") if not p.name.startswith("_"))
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downwards(path):
+    name = ".".join(path.relative_to(ROOT/"thesis_lib").with_suffix("").parts)
+    assert name.split(".")[0] in {*ROWS, "datasets", "models"}, f"{name} stands in no row of the house"
+    allowed = MAY_IMPORT[row(name)] | ({2} if name == "sources" else set())
+    for imported in imports(path):
+        if row(name) == row(imported) == 0: assert (name, imported) == ("skeletons", "core")
+        else: assert row(imported) in allowed, f"{name} imports {imported}"
+
+EXPERIMENTS = sorted((ROOT/"nbs"/"experiments").rglob("*.ipynb")) + sorted((ROOT/"nbs"/"benchmarks").rglob("*.ipynb"))
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT/"nbs")))
+def test_experiment_notebooks(path):
+    params = notebook_parameters(path)
+    assert params["profile"] in ("smoke", "benchmarks") and "run" in params
+    cells = nbformat.read(path, as_version=4).cells
+    assert re.match(r"# .*\?\n\n> \S", cells[0].source), "an experiment opens with a question and its answer in one sentence"
+    code = [c.source for c in cells if c.cell_type == "code"]
+    assert code[-1].rstrip().endswith("record.save()")
+    longest = max((n.end_lineno - n.lineno + 1 for s in code for n in ast.walk(ast.parse(s)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))), default=0)
+    assert longest <= 8, f"a definition of {longest} lines belongs in the library"
+    assert not any(c.get("outputs") for c in cells), "outputs of experiments live in outputs/, with their record"
+
+@pytest.mark.parametrize("profile", sorted(p.stem for p in (ROOT/"profiles").glob("*.yaml")))
+def test_profiles_are_valid(profile):
+    about, jobs = read_profile(profile)
+    assert about and jobs and len({j.folder for j in jobs}) == len(jobs)
+
+TRACKED = [ROOT/f for f in subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()]
+
+@pytest.mark.skipif(not TRACKED, reason="not a git checkout")
+def test_no_path_of_one_machine():
+    texts = [p for p in TRACKED if p.suffix in (".py", ".ipynb", ".md", ".yaml", ".yml", ".toml", ".ini", ".csv", ".json") and p.exists()]
+    found = [f"{p.relative_to(ROOT)}: {m.group()}" for p in texts if p != Path(__file__) for m in [re.search(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w+", p.read_text())] if m]
+    assert not found
+
+def test_library_notebooks_hold_no_errors_and_small_cells():
+    for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
+        for c in nbformat.read(path, as_version=4).cells:
+            assert c.source.count("\n") < 45, f"{path.name}: a cell of {c.source.count(chr(10)) + 1} lines"
+            assert not any(o.output_type == "error" for o in c.get("outputs", [])), f"{path.name}: holds an error output"
