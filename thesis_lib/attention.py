@@ -55,6 +55,7 @@ class FlexibleMultiHeadAttention(nn.Module):
         super().__init__()
         if d_h is None and d_m % h: raise DataError(f"d_m = {d_m} is not divisible by h = {h}: give d_h, or another h")
         self.d_m, self.h, self.d_h = d_m, h, d_m//h if d_h is None else d_h
+        if min(d_m, h, self.d_h) < 1: raise DataError(f"d_m = {d_m}, h = {h}, d_h = {d_h}: expected numbers of at least 1")
         self.share_qk, self.dropout, self.exact = share_qk, dropout, False
         rows = (2 if share_qk else 3) * h * self.d_h # q, k, v one below the other, or q = k, v
         self.in_proj_weight = nn.Parameter(torch.empty(rows, d_m))

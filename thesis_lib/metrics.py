@@ -16,8 +16,8 @@ from .skeletons import COCO17, MPII16, Skeleton
 
 # %% auto #0
 __all__ = ['MAX_DETECTIONS', 'THRESHOLDS', 'AREAS', 'RECALLS', 'oks', 'oks_nms', 'random_results', 'KeypointEval',
-           'coco_keypoint_ap', 'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK', 'pck', 'mpii_head_size', 'pckh',
-           'bootstrap_ci', 'seed_interval']
+           'coco_keypoint_ap', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK', 'pck',
+           'mpii_head_size', 'pckh', 'bootstrap_ci', 'seed_interval']
 
 # %% ../nbs/05_metrics.ipynb #4d4eab1a
 def _shapes(**arrays): # name -> (array, expected shape); the first that differs is an error
@@ -387,20 +387,48 @@ def metrics(self: KeypointEval,
     return {name: Metric(v, ci[name] if persons[name] else None, persons[name], protocol={"metric": name} | protocol) for name, v in values.items()}
 
 # %% ../nbs/05_metrics.ipynb #04b4a9d8
+def _as_list(evaluations): # one evaluation, or several of equal people and boxes (the seeds of one setting)
+    evaluations = [evaluations] if isinstance(evaluations, KeypointEval) else list(evaluations)
+    if not evaluations: raise DataError("evaluations is empty, expected one, or one a seed")
+    return evaluations
+
+def _same_people(evaluations, same_boxes=True):
+    a = evaluations[0]
+    for b in evaluations[1:]:
+        if not np.array_equal(a.image_ids, b.image_ids) or not np.array_equal(a.positives, b.positives):
+            raise DataError("bootstrap: two evaluations have different ground truth, expected the same images and persons")
+        if same_boxes and a.boxes != b.boxes:
+            raise DataError(f"bootstrap: boxes are {a.boxes!r} and {b.boxes!r}, expected one protocol (same_boxes=False compares protocols)")
+
+def _over_seeds(evaluations, name, n, seed, stream): # (n) replicates of the mean over seeds, seeds drawn with replacement
+    values = np.stack([e.replicates(n, seed, [name])[name] for e in evaluations])
+    drawn = np.random.default_rng([seed, stream]).integers(len(evaluations), size=values.shape)
+    return np.take_along_axis(values, drawn, 0).mean(0)
+
+# %% ../nbs/05_metrics.ipynb #b7b3b0f0
+def seed_bootstrap(
+    evaluations,     # one a seed
+    name="AP",       # one of the ten numbers
+    n=1000, seed=0
+) -> dict: # value, ci, n (images), of the mean over seeds
+    "Mean over the seeds of a setting, with a bootstrap over images and seeds; `DataError` unless all have the same images, persons and box protocol."
+    evaluations = _as_list(evaluations)
+    _same_people(evaluations)
+    values = [e.summarize()[name] for e in evaluations]
+    return dict(value=float(np.mean(values)), ci=_interval(_over_seeds(evaluations, name, n, seed, 0)), n=len(evaluations[0].image_ids))
+
 def paired_bootstrap(
-    a: KeypointEval, b: KeypointEval,
+    a, b,            # a `KeypointEval`, or a list of them, one a seed
     name="AP",       # one of the ten numbers
     n=1000, seed=0,
     *, same_boxes=True # False: allow results under different box protocols, to measure what the protocol alone is worth
 ) -> dict: # diff (a - b), lo, hi, p (two-sided)
-    "Paired bootstrap over images of the difference between two evaluations; `DataError` unless both have the same images, persons and box protocol."
+    "Paired bootstrap over images, and over seeds where there are several, of a difference; `DataError` unless both sides have the same images, persons and box protocol."
     if name not in _SUMMARY: raise DataError(f"{name!r} is not one of {', '.join(_SUMMARY)}")
-    if not np.array_equal(a.image_ids, b.image_ids) or not np.array_equal(a.positives, b.positives):
-        raise DataError("paired_bootstrap: the two evaluations have different ground truth, expected the same images and persons")
-    if same_boxes and a.boxes != b.boxes:
-        raise DataError(f"paired_bootstrap: boxes are {a.boxes!r} and {b.boxes!r}, expected one protocol (same_boxes=False compares protocols)")
-    diff = a.summarize()[name] - b.summarize()[name]
-    d = np.subtract(*(e.replicates(n, seed, [name])[name] for e in (a, b)))
+    a, b = _as_list(a), _as_list(b)
+    _same_people(a + b, same_boxes)
+    diff = float(np.subtract(*(np.mean([e.summarize()[name] for e in side]) for side in (a, b))))
+    d = np.subtract(*(_over_seeds(side, name, n, seed, stream) for stream, side in enumerate((a, b))))
     d = d[np.isfinite(d)]
     if not len(d): raise DataError(f"paired_bootstrap: {name} is undefined, there is nobody to find")
     return dict(diff=diff, **dict(zip(("lo", "hi"), _interval(d))), p=_two_sided(d))
