@@ -38,9 +38,9 @@ def test_experiment_notebooks(path):
     cells = nbformat.read(path, as_version=4).cells
     assert re.match(r"# .*\?\n\n> \S", cells[0].source), "an experiment opens with a question and its answer in one sentence"
     code = [c.source for c in cells if c.cell_type == "code"]
-    assert code[-1].rstrip().endswith("record.save()")
+    assert "record.save()" in code[-1]
     longest = max((n.end_lineno - n.lineno + 1 for s in code for n in ast.walk(ast.parse(s)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))), default=0)
-    assert longest <= 8, f"a definition of {longest} lines belongs in the library"
+    assert longest <= 10, f"a definition of {longest} lines belongs in the library"
     assert not any(c.get("outputs") for c in cells), "outputs of experiments live in outputs/, with their record"
 
 @pytest.mark.parametrize("profile", sorted(p.stem for p in (ROOT/"profiles").glob("*.yaml")))
@@ -61,3 +61,12 @@ def test_library_notebooks_hold_no_errors_and_small_cells():
         for c in nbformat.read(path, as_version=4).cells:
             assert c.source.count("\n") < 45, f"{path.name}: a cell of {c.source.count(chr(10)) + 1} lines"
             assert not any(o.output_type == "error" for o in c.get("outputs", [])), f"{path.name}: holds an error output"
+
+def test_readme_numbers_come_from_records():
+    "Each number of the results table in README.md is printed from a committed record: `value<!-- record metric -->`."
+    from thesis_lib.core import read_record
+    cited = re.findall(r"([\d.]+)<!-- (\S+) (\S+) -->", (ROOT/"README.md").read_text())
+    assert cited, "README.md cites no record"
+    for text, run, metric in cited:
+        value = read_record(ROOT/"outputs"/run).metrics[metric].value
+        assert f"{value:.{len(text.split('.')[1])}f}" == text, f"README.md: {text} stands for {run} {metric}, which is {value}"

@@ -183,6 +183,8 @@ def figure(self: RunRecord, fig, name: str, title: str, caption: str):
     fig.savefig(folder/f"{name}.png", dpi=160, bbox_inches="tight")
     fig.savefig(folder/f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
     self.figures = [f for f in self.figures if f["name"] != name] + [dict(name=name, title=title, caption=caption)]
+    import matplotlib.pyplot as plt
+    plt.close(fig) # shown once, as the value of the cell
     return fig
 
 @patch

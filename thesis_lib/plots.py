@@ -178,7 +178,7 @@ def overlay_people(
     reference=None,               # (m k 2) true keypoints
     reference_visible=None,       # (m k)
     scores=None,                  # (n k) 0..1
-    width=1.6, size=2.8,          # points
+    width=1.3, size=2.4,          # points
     title=None
 ):
     "All people of an image over it, with boxes and the truth where given; `DataError` if counts differ."
@@ -198,7 +198,7 @@ def overlay_people(
 # %% ../nbs/07_plots.ipynb #d43f7bb1
 def _grid(n, aspect, columns, width, titled="all", left=0.): # n axes of height/width `aspect`; titles over "all" rows, the "first", "none"
     columns = min(n, columns); rows = math.ceil(n / columns)
-    height = rows * ((width - left) / columns * aspect + .03) + .15 * dict(all=rows, first=1, none=0)[titled]
+    height = rows * ((width - left) / columns * aspect + .03) + .17 * dict(all=rows, first=1, none=0)[titled]
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
     for ax in axes.flat[n:]: ax.axis("off")

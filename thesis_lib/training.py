@@ -4,7 +4,7 @@
 
 # %% ../nbs/30_training.ipynb #3431ba6e
 from __future__ import annotations
-import errno, json, math, os, shutil, sys, time, warnings
+import json, logging, math, os, shutil, sys, time, warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -142,6 +142,8 @@ def fit(
         load_weights(model, folder/"weights.pt")
         return found
     starts, before = _resume_point(folder, identity, rank)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning") # advice on workers and folders that does not apply here
     task = Task(torch.compile(model) if compile else model, loss, optimizer, schedule, epochs=epochs, seed=seed)
     trainer, rate = _trainer(folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None)
     clock = time.perf_counter()
@@ -181,13 +183,11 @@ def _trainer(folder, starts, task, world, *, ema, clip, val):
     callbacks = [rate, ModelCheckpoint(folder, filename="last", every_n_epochs=1, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True), _Seconds(folder)]
     callbacks += [EMAWeightAveraging(decay=ema)] if ema else []
     callbacks += [_Lines()] if batch_mode() else [TQDMProgressBar(refresh_rate=10)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return L.Trainer(
-            default_root_dir=folder, max_epochs=task.epochs, callbacks=callbacks, logger=CSVLogger(folder, name="", version=f"log_{starts}", flush_logs_every_n_steps=1_000_000),
-            accelerator="auto", devices=local if world > 1 else 1, num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
-            precision="bf16-mixed" if torch.cuda.is_available() else "32-true", gradient_clip_val=clip or None, use_distributed_sampler=False,
-            num_sanity_val_steps=0, limit_val_batches=None if val else 0, enable_model_summary=False, enable_progress_bar=not batch_mode(), log_every_n_steps=10**9), rate
+    return L.Trainer(
+        default_root_dir=folder, max_epochs=task.epochs, callbacks=callbacks, logger=CSVLogger(folder, name="", version=f"log_{starts}", flush_logs_every_n_steps=1_000_000),
+        accelerator="auto", devices=local if world > 1 else 1, num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if torch.cuda.is_available() else "32-true", gradient_clip_val=clip or None, use_distributed_sampler=False,
+        num_sanity_val_steps=0, limit_val_batches=None if val else 0, enable_model_summary=False, enable_progress_bar=not batch_mode(), log_every_n_steps=10**9), rate
 
 class _Seconds(Callback):
     "Keep the seconds trained so far, so that a killed run knows what it has cost."

@@ -120,7 +120,7 @@ def _write_store(folder, rows, about, pose_set, workers): # under `folder`, comp
         np.savez(part/"persons.npz", **rows)
         (part/"about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
         part.rename(folder)
-    except OSError as e: raise DataError(f"{folder}: the crops ({need:,} bytes) could not be written, {e.strerror.lower()}") from e
+    except OSError as e: raise DataError(f"{folder}: the crops ({need:,} bytes) could not be written, {(e.strerror or str(e)).lower()}") from e
     finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/datasets/13_crops.ipynb #325c42ae
