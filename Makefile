@@ -18,7 +18,7 @@ reproduce: .venv/installed
 	@echo "Report: file://$(CURDIR)/outputs/$(PROFILE)/index.html"
 
 test: .venv/installed
-	$(BIN)/nbdev_test --path nbs --n_workers $(CORES) --skip_folder_re '^(experiments|benchmarks)$$' --do_print
+	$(BIN)/nbdev_test --path nbs --n_workers $(CORES) --skip_folder_re '^([_.]|experiments|benchmarks)' $(if $(THESIS_DATA),--flags data)
 	$(BIN)/python -m pytest -q
 
 lab: .venv/installed

@@ -11,7 +11,8 @@ RUN = "outputs/%s/{experiment}/{run}" % PROFILE
 PROCESSES = int(config.get("processes", 1))
 GPUS = len(subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout.splitlines()) if shutil.which("nvidia-smi") else 0
 LIBRARY = [p for p in glob_wildcards("thesis_lib/{path,.+\\.py}").path if not p.endswith(("_modidx.py", "report.py", "workflow.py"))]
-os.environ.update(THESIS_BATCH="1", CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0")
+os.environ.update(THESIS_BATCH="1", OMP_WAIT_POLICY="PASSIVE", MALLOC_MMAP_THRESHOLD_="1073741824", MALLOC_TRIM_THRESHOLD_="4294967296", # glibc: keep freed memory, a third of a small training step is page faults
+                  CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0")
 
 def job(wildcards): return JOBS[f"{wildcards.experiment}/{wildcards.run}"]
 def records(wildcards): return [f"outputs/{PROFILE}/{f}/record.json" for f, j in JOBS.items() if j.experiment in job(wildcards).after]
