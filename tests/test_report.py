@@ -214,7 +214,6 @@ def copy(tree, tmp_path):
 @pytest.mark.parametrize("spoil, message", [
     (lambda t: (t / "record.json").write_text("{"), "table1/main/record.json: not valid JSON"),
     (lambda t: (t / "record.json").write_text("{}"), "table1/main/record.json: field 'experiment' is missing"),
-    (lambda t: (t / "report.html").unlink(), "table1/main/report.html: the report of the run is missing"),
     (lambda t: (t / "tables/table1.tex").unlink(), "tables/table1.tex: the table 'table1' that record.json lists is missing"),
     (lambda t: (t / "figures/rank.png").unlink(), "figures/rank.png: the figure 'rank' that record.json lists is missing"),
     (lambda t: t.rename(t.with_name("moved")), "the record is of flexible_heads/table1/main, but lies in flexible_heads/table1/moved"),

@@ -485,7 +485,7 @@ def _run_view(record, home) -> dict: # everything the index shows of one run
         png, pdf = (_needed(folder/"figures"/f"{f['name']}.{kind}", f"the figure {f['name']!r} that record.json lists") for kind in ("png", "pdf"))
         with Image.open(png) as image: w, h = (round(v * 96 / image.info.get("dpi", (160,))[0]) for v in image.size)
         figures.append(dict(f, id=f"{id}-{_slug(f['name'])}", png=_link(png, home), pdf=_link(pdf, home), width=w, height=h))
-    return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(_needed(folder/"report.html", "the report of the run"), home), facts=_facts(record),
+    return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(next(p for p in (folder/"report.html", folder/"record.json") if p.is_file()), home), facts=_facts(record), # a run by hand, in JupyterLab, has no report
                 notes=record.notes, tables=tables, figures=figures, metrics=[_metric_view(name, m) for name, m in sorted(record.metrics.items())], details=_details(record))
 
 # %% ../nbs/40_report.ipynb #7c1c1b6a

@@ -450,7 +450,7 @@ def make_people(
     image_size=(320, 256),# (w, h)
     people=(1, 3),        # number of people in an image
     heights=(.42, 1.2),   # standing height of people, in heights of the image
-    variety=.65,          # of poses and views, 0..1; at 1 the hardest
+    variety=.6,           # of poses and views, 0..1; at 1 the hardest
     things=(1, 4)         # number of things behind them
 ) -> PoseSet:
     "Rendered people with COCO annotations and simulated detector boxes, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
