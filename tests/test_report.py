@@ -217,7 +217,7 @@ def copy(tree, tmp_path):
     (lambda t: (t / "tables/table1.tex").unlink(), "tables/table1.tex: the table 'table1' that record.json lists is missing"),
     (lambda t: (t / "figures/rank.png").unlink(), "figures/rank.png: the figure 'rank' that record.json lists is missing"),
     (lambda t: t.rename(t.with_name("moved")), "the record is of flexible_heads/table1/main, but lies in flexible_heads/table1/moved"),
-], ids=["broken json", "missing field", "no report", "no table", "no figure", "moved"])
+], ids=["broken json", "missing field", "no table", "no figure", "moved"])
 def test_index_refuses(copy, spoil, message):
     spoil(copy / "flexible_heads/table1/main")
     before = (copy / "index.html").read_bytes()
