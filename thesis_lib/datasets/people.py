@@ -388,6 +388,7 @@ def _place(rng, size, low, high, horizon, nearness, taken): # extent of the body
     if tall > h - 6: floor = h*rng.uniform(.0, .04) + tall if rng.random() < .8 else h - 3
     return np.array([x, floor]) - [(low[0] + high[0])/2, high[1]]
 
+# %% ../../nbs/datasets/10_people.ipynb #1429e247
 def render_people(
     rng,               # numpy Generator
     size=(320, 256),   # (w, h)
