@@ -1,46 +1,56 @@
 # Runs every notebook of a profile, and none twice: papermill injects the parameters, nbconvert makes the page, the report gathers the records.
-#   snakemake --cores 2 --config profile=smoke [processes=4]          (make reproduce does this)
-# With several processes, the training runs are data-parallel: torchrun runs the notebook as a script first, the notebook then finds the finished run.
-import os, shlex, shutil, subprocess, sys
+#   snakemake --cores 2 --config profile=smoke [processes=4] [gpus=4]         (make reproduce does this)
+# With several processes, the runs marked `distributed` are data-parallel: torchrun runs the notebook as a script first, the notebook then finds the finished run.
+import os, re, shlex, sys
+from pathlib import Path
 import yaml
-from thesis_lib.workflow import read_profile
+from thesis_lib.core import DataError
+from thesis_lib.workflow import failures, gpu_ids, read_profile
 
 PROFILE = config.get("profile", "smoke")
 JOBS = {job.folder: job for job in read_profile(PROFILE)[1]}
 RUN = "outputs/%s/{experiment}/{run}" % PROFILE
-PROCESSES = int(config.get("processes", 1))
-GPUS = len(subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout.splitlines()) if shutil.which("nvidia-smi") else 0
+PROCESSES, GPUS = int(config.get("processes", 1)), int(config.get("gpus", len(gpu_ids()))) # a login node sees none: gpus=<number in a node>
+if 0 < GPUS < PROCESSES: raise DataError(f"processes={PROCESSES}: each needs a GPU of its own, there are {GPUS}")
+if workflow.local_exec and "gpu" not in workflow.global_resources: workflow.register_resource("gpu", GPUS) # at once, no more than there are
 LIBRARY = [p for p in glob_wildcards("thesis_lib/{path,.+\\.py}").path if not p.endswith(("_modidx.py", "report.py", "workflow.py"))]
+TABLES = ["thesis_lib/report.py", *expand("data/published/{f}", f=glob_wildcards("data/published/{f,.+\\.csv}").f), *expand("templates/{f}", f=glob_wildcards("templates/{f,table.+}").f)]
+PYTHON = f"{shlex.quote(sys.executable)} -m"
 os.environ.update(THESIS_BATCH="1", OMP_WAIT_POLICY="PASSIVE", MALLOC_MMAP_THRESHOLD_="1073741824", MALLOC_TRIM_THRESHOLD_="4294967296", # glibc: keep freed memory, a third of a small training step is page faults
                   CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0")
 
 def job(wildcards): return JOBS[f"{wildcards.experiment}/{wildcards.run}"]
+def processes(wildcards): return PROCESSES if job(wildcards).distributed else 1
 def records(wildcards): return [f"outputs/{PROFILE}/{f}/record.json" for f, j in JOBS.items() if j.experiment in job(wildcards).after]
-
-def distributed(wildcards, output): # shell commands that train with torchrun, for jobs that want it
-    if PROCESSES == 1 or not job(wildcards).gpu: return "true"
-    folder, notebook = os.path.dirname(output.record), job(wildcards).notebook
-    return (f"{sys.executable} -m papermill {notebook} {folder}/train.ipynb --prepare-only -y {shlex.quote(yaml.safe_dump(job(wildcards).params))} && "
-            f"{sys.executable} -m nbconvert --to script {folder}/train.ipynb && "
-            f"{sys.executable} -m torch.distributed.run --nproc-per-node {PROCESSES} --standalone {folder}/train.py")
+def tables(wildcards): return TABLES if re.search(r"thesis_lib\b.*\breport\b", Path(job(wildcards).notebook).read_text()) else [] # not of a training run
 
 wildcard_constraints: experiment=r"[\w/]+", run=r"[\w.-]+"
 
-rule index:
-    input: records=[f"outputs/{PROFILE}/{f}/record.json" for f in JOBS], profile=f"profiles/{PROFILE}.yaml", library="thesis_lib/report.py"
-    output: f"outputs/{PROFILE}/index.html", pages=[f"outputs/{PROFILE}/{f}/report.html" for f in JOBS]
-    params: notebooks=[f"outputs/{PROFILE}/{f}/report.ipynb" for f in JOBS]
-    shell: "{sys.executable} -m thesis_lib.report html {params.notebooks:q} && {sys.executable} -m thesis_lib.report index outputs/{PROFILE}"
+onerror: print("", *failures(PROFILE), sep="\n", file=sys.stderr)
 
-rule experiment:
-    input: notebook=lambda w: job(w).notebook, library=expand("thesis_lib/{path}", path=LIBRARY), records=records
-    output: record=RUN + "/record.json"
-    params: yaml=lambda w: yaml.safe_dump(job(w).params), notebook=RUN + "/report.ipynb", cwd=lambda w: os.path.dirname(job(w).notebook), distributed=distributed
+rule index:
+    input: records=[f"outputs/{PROFILE}/{f}/record.json" for f in JOBS], notebooks=[f"outputs/{PROFILE}/{f}/report.ipynb" for f in JOBS],
+           profile=f"profiles/{PROFILE}.yaml", library="thesis_lib/report.py", templates=expand("templates/{f}", f=glob_wildcards("templates/{f}").f)
+    output: f"outputs/{PROFILE}/index.html", pages=[f"outputs/{PROFILE}/{f}/report.html" for f in JOBS]
+    localrule: True
+    shell: "{PYTHON} thesis_lib.report html {input.notebooks:q} && {PYTHON} thesis_lib.report index outputs/{PROFILE}"
+
+rule experiment: # papermill writes run.ipynb, which stays if the run fails
+    input: notebook=lambda w: job(w).notebook, library=expand("thesis_lib/{path}", path=LIBRARY), tables=tables, records=records
+    output: record=RUN + "/record.json", notebook=RUN + "/report.ipynb"
+    params: folder=RUN, yaml=lambda w: yaml.safe_dump(job(w).params), cwd=lambda w: os.path.dirname(job(w).notebook), processes=processes
     log: RUN + "/run.log"
-    threads: 1
-    resources: gpu=lambda w: min(PROCESSES, GPUS) if job(w).gpu else 0
-    shell:
-        "export OMP_NUM_THREADS={threads}; "
-        "( {params.distributed} && {sys.executable} -m papermill {input.notebook} {params.notebook} --cwd {params.cwd} -k python3 "
-        "-y {params.yaml:q} --log-output --no-progress-bar ) > {log} 2>&1 || "
-        "{{ echo \"{wildcards.experiment}/{wildcards.run}: $({sys.executable} -m thesis_lib.workflow {log})  [more in {log}]\" >&2; exit 1; }}"
+    threads: lambda w: workflow.cores if job(w).alone else processes(w)
+    resources: gpu=lambda w: min(processes(w), GPUS) if job(w).gpu else 0
+    shell: r"""
+        export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+        on_gpus() {{ if [ {resources.gpu} = 0 ]; then "$@"; else {PYTHON} thesis_lib.workflow gpus {resources.gpu} -- "$@"; fi; }}
+        exec > {log} 2>&1
+        if [ {params.processes} != 1 ]; then
+            {PYTHON} papermill {input.notebook} {params.folder}/train.ipynb --prepare-only -y {params.yaml:q}
+            {PYTHON} nbconvert --to python {params.folder}/train.ipynb
+            on_gpus {PYTHON} torch.distributed.run --nproc-per-node {params.processes} --standalone {params.folder}/train.py
+        fi
+        on_gpus {PYTHON} papermill {input.notebook} {params.folder}/run.ipynb --cwd {params.cwd} -k python3 -y {params.yaml:q} --log-output --no-progress-bar
+        mv {params.folder}/run.ipynb {output.notebook}
+        """

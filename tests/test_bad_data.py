@@ -1,11 +1,11 @@
-"""Bad images, annotations, detections, downloads and archives: each ends in one sentence that names the thing."""
-import http.server, io, json, os, subprocess, sys, threading, zipfile
+"""Bad images, annotations, detections, downloads and archives, as files on disk: each ends in one sentence that names the thing (the rules one by one: notebooks 06, 09, 11, 12)."""
+import http.server, io, json, subprocess, sys, threading, zipfile
 import numpy as np, pytest
 from PIL import Image
-from thesis_lib.annotations import MAX_PIXELS, check_files, load_json, person_boxes, read_image, simulated_detector, subset
+from thesis_lib.annotations import MAX_PIXELS, check_files, load_json, person_boxes, read_image, subset
 from thesis_lib.core import DataError, data_root, file_sha256
 from thesis_lib.datasets import coco as coco_module
-from thesis_lib.datasets.coco import download_coco, fully_annotated, load_coco
+from thesis_lib.datasets.coco import DETECTIONS_FILE, download_coco, fully_annotated, load_coco
 from thesis_lib.datasets.lspet import as_coco17, convert_lspet, load_lspet
 from thesis_lib.downloads import fetch, unpack
 from thesis_lib.skeletons import COCO17
@@ -47,19 +47,13 @@ def test_good_data_is_accepted(made):
 @pytest.mark.parametrize("change, parts", [
     (dict(image_id=99), ['annotation 12: "image_id" 99', "images of the file"]),
     (dict(keypoints=[1., 2., 2.]*14, num_keypoints=14), ['annotation 12: "keypoints" holds 42 numbers', "expected 51", "17 joints of coco17"]),
-    (dict(keypoints=[float("nan"), 1, 2] + [1., 2., 2.]*16), ['annotation 12: "keypoints"', "finite"]),
     (dict(keypoints=["a", 1, 2] + [1., 2., 2.]*16), ['"keypoints"', "something else than numbers"]),
     (dict(keypoints=None), ['annotation 12: "keypoints" holds None']),
-    (dict(keypoints=[1., 2., 7.]*17), ['annotation 12: "keypoints"', "visibilities 0"]),
     (dict(bbox=[1, 2, float("nan"), 4]), ['annotation 12: "bbox" is [1, 2, nan, 4]', "finite"]),
     (dict(bbox=[1, 2, 0, 4]), ['annotation 12: "bbox" is [1, 2, 0, 4]', "width and height above 0"]),
     (dict(bbox=[1, 2, 3, -4]), ['annotation 12: "bbox"', "above 0"]),
     (dict(bbox=[1, 2, 3]), ['annotation 12: "bbox" holds 3 numbers', "x, y, width, height"]),
     (dict(area=float("inf")), ['annotation 12: "area"', "finite"]),
-    (dict(area=0), ['annotation 12: "area" is 0']),
-    (dict(num_keypoints=5), ['annotation 12: "num_keypoints" is 5']),
-    (dict(category_id=3), ['annotation 12: "category_id" 3', "categories of the file"]),
-    (dict(id=11), ['annotation 11: "id" is used twice']),
     (dict(id="x"), ["\"id\" is 'x'", "positive integer"]),
 ])
 def test_bad_annotation(made, change, parts):
@@ -74,7 +68,7 @@ def test_annotation_without_a_field(made, field):
     says(lambda: load_coco("val", folder=folder), "person_keypoints_val2017.json", f'has no "{field}"')
 
 @pytest.mark.parametrize("change, part", [
-    (dict(id=1), '"id" is used twice'), (dict(width=0), "size is 0 x 60"), (dict(width=64.5), "size is 64.5"), (dict(file_name="../../etc/passwd"), "inside the image folder"), (dict(file_name="/etc/passwd"), "inside the image folder"),
+    (dict(id=1), '"id" is used twice'), (dict(width=0), "size is 0 x 60"), (dict(width=64.5), "size is 64.5"), (dict(file_name="/etc/passwd"), "inside the image folder"),
 ])
 def test_bad_image_entry(made, change, part):
     folder, content, write = made
@@ -113,7 +107,6 @@ def test_image_missing(made):
     folder, content, _ = made
     (folder/"val2017/000000000002.jpg").unlink()
     says(lambda: load_coco("val", folder=folder), "000000000002.jpg", "missing")
-    says(lambda: read_image(folder/"val2017/000000000002.jpg"), "000000000002.jpg", "missing")
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("lost", [1, 2, 10, .01, .5, .99])
@@ -130,10 +123,6 @@ def test_not_an_image(tmp_path, content):
     (tmp_path/"x.jpg").write_bytes(content)
     says(lambda: read_image(tmp_path/"x.jpg"), "x.jpg")
     says(lambda: read_image(tmp_path), tmp_path.name)
-
-def test_other_size_than_annotated(made):
-    folder, _, _ = made
-    says(lambda: read_image(folder/"val2017/000000000001.jpg", (640, 480)), "is 64 x 60 pixels", "says 640 x 480")
 
 @pytest.mark.parametrize("kind", ["L", "LA", "1", "P", "RGBA", "CMYK", "I;16", "tiff16", "I"])
 def test_kinds_of_pixels_become_rgb(tmp_path, kind):
@@ -170,15 +159,10 @@ def test_too_many_pixels(tmp_path, recwarn):
 
 # ---- boxes
 
-def test_unknown_boxes_and_images(made):
-    folder, _, _ = made
-    val = load_coco("val", folder=folder)
-    says(lambda: person_boxes(val, "frcnn"), "no boxes named 'frcnn'", "gt")
-    says(lambda: subset(val, [1, 99]), "has no image 99")
-    assert simulated_detector(val, seed=3) == simulated_detector(val, seed=3) != simulated_detector(val, seed=4)
+def test_no_image_of_that_id(made):
+    says(lambda: subset(load_coco("val", folder=made[0]), [1, 99]), "has no image 99")
 
-@pytest.mark.parametrize("change, part", [(dict(bbox=[1, 2, float("nan"), 3]), '"bbox" is [1, 2, nan, 3]'), (dict(bbox=[1, 2, 0, 3]), "width and height above 0"), (dict(score=None), '"score"'),
-                                          (dict(image_id=12345), "is it for another split?"), (dict(category_id=2), "is it for another split?")])
+@pytest.mark.parametrize("change, part", [(dict(bbox=[1, 2, 0, 3]), "width and height above 0"), (dict(score=None), '"score"'), (dict(category_id=2), "is it for another split?")])
 def test_bad_detections(made, change, part):
     folder, _, _ = made
     boxes = folder/"boxes.json"
@@ -187,7 +171,7 @@ def test_bad_detections(made, change, part):
 
 def test_detections_missing_empty_or_without_a_field(made):
     folder, _, _ = made
-    says(lambda: load_coco("val", folder=folder, boxes_file=folder/"none.json"), "none.json", "deep-high-resolution-net")
+    says(lambda: load_coco("val", folder=folder, boxes_file=folder/"none.json"), "none.json", "deep-high-resolution-net", DETECTIONS_FILE)
     for text, part in (("", "empty"), ("[]", "holds nothing"), ('{"a": 1}', "expected a list"), ('[{"bbox": [1, 2, 3, 4]}]', 'has no "image_id"')):
         (folder/"boxes.json").write_text(text)
         says(lambda: load_coco("val", folder=folder, boxes_file=folder/"boxes.json"), "boxes.json", part)
@@ -214,10 +198,8 @@ def test_thesis_data_unset_or_nowhere(monkeypatch, tmp_path):
 # ---- Leeds Sports Pose Extended
 
 def test_lspet(tmp_path):
-    says(lambda: convert_lspet(tmp_path), "joints.mat", "cannot be read")
     (tmp_path/"joints.mat").write_bytes(b"rubbish"*100); says(lambda: convert_lspet(tmp_path), "joints.mat")
     from scipy.io import savemat
-    savemat(tmp_path/"joints.mat", {"joints": np.zeros((14, 2, 4))}); says(lambda: convert_lspet(tmp_path), "(14, 2, 4)", "expected (14, 3")
     savemat(tmp_path/"joints.mat", {"joints": np.random.default_rng(0).uniform(1, 40, (14, 3, 4))}); says(lambda: convert_lspet(tmp_path), "holds no image")
     (tmp_path/"images").mkdir()
     for i in (1, 2, 4): Image.new("RGB", (50, 40)).save(tmp_path/f"images/im{i:05d}.png")
@@ -233,15 +215,15 @@ def test_lspet(tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    "A file server on this machine with resume; `limit` bytes an answer."
+    "A file server on this machine that counts what it was asked for."
     class Handler(http.server.BaseHTTPRequestHandler):
-        files, limit, starts = {}, 10**9, []
+        files, asked = {}, []
         def log_message(self, *args): pass
         def do_GET(self):
             if self.path not in self.files: return self.send_error(404)
-            data, start = self.files[self.path], int(self.headers.get("Range", "bytes=0-")[6:-1]); self.starts.append(start)
-            self.send_response(206 if start else 200); self.send_header("Content-Length", str(len(data) - start)); self.end_headers()
-            self.wfile.write(data[start:start + self.limit])
+            data = self.files[self.path]; self.asked.append(self.path)
+            self.send_response(200); self.send_header("Content-Length", str(len(data))); self.end_headers()
+            self.wfile.write(data)
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     Handler.url = f"http://127.0.0.1:{running.server_port}"
@@ -262,23 +244,15 @@ def test_download_coco_end_to_end(made, server, tmp_path):
         server.files[f"/{path}"], archives[names[0].split("/")[0]] = data, (path, len(data), file_sha256(tmp_path/"z.zip"))
     target = tmp_path/"fresh"
     for _ in range(2): download_coco(target, parts=archives, server=server.url, archives=archives)
-    assert len(server.starts) == 2 # the second call fetched nothing
+    assert len(server.asked) == 2 # the second call fetched nothing
     assert load_coco("val", folder=target).fingerprint == load_coco("val", folder=folder).fingerprint
     assert set(coco_module.ARCHIVES) == {"annotations", "val2017", "train2017"} and all(len(sha) == 64 for _, _, sha in coco_module.ARCHIVES.values())
-
-def test_download_is_resumed(server, tmp_path):
-    server.files["/big.bin"] = data = os.urandom(1_500_000); server.limit = 600_000
-    (tmp_path/"known").write_bytes(data); known = file_sha256(tmp_path/"known")
-    for _ in range(2): says(lambda: fetch(f"{server.url}/big.bin", known, tmp_path/"d"), "big.bin", "call again to go on from")
-    assert not (tmp_path/"d/big.bin").exists()
-    assert fetch(f"{server.url}/big.bin", known, tmp_path/"d").read_bytes() == data and server.starts[0] == 0 < server.starts[1] < server.starts[2]
 
 def test_download_with_another_hash(server, tmp_path):
     server.files["/a.zip"] = b"changed on the way"
     says(lambda: fetch(f"{server.url}/a.zip", "0"*64, tmp_path/"d"), "a.zip", "SHA-256", "000000000000")
     assert list((tmp_path/"d").iterdir()) == []
     says(lambda: fetch(f"{server.url}/gone.zip", "0"*64, tmp_path/"d"), "gone.zip", "HTTPError")
-    says(lambda: fetch(f"{server.url}/a.zip", "0"*64, tmp_path/"d", disk=10**18), "GB are free", "needs 1000000000.0 GB")
     (tmp_path/"file").write_text(""); says(lambda: fetch(f"{server.url}/a.zip", "0"*64, tmp_path/"file"), "cannot be written")
 
 @pytest.mark.parametrize("evil", ["../escaped", "/escaped", "a/../../escaped"])
@@ -287,11 +261,7 @@ def test_archive_that_escapes(tmp_path, evil):
     says(lambda: unpack(archive, tmp_path/"out"), "evil.zip", repr(evil), "nothing was unpacked")
     assert not (tmp_path/"out").exists() and not (tmp_path/"escaped").exists()
 
-def test_archive_with_a_link_or_damaged(tmp_path):
-    link = zipfile.ZipInfo("link"); link.external_attr = 0o120777 << 16
-    says(lambda: unpack(zip_of(tmp_path/"link.zip", {link: "/etc/passwd"}), tmp_path/"out"), "link.zip", "'link'")
-    good = zip_of(tmp_path/"good.zip", {"a": "x"*1000}).read_bytes()
-    (tmp_path/"cut.zip").write_bytes(good[:-20]); says(lambda: unpack(tmp_path/"cut.zip", tmp_path/"out"), "cut.zip", "damaged")
-    flipped = bytearray(good); flipped[100] ^= 1
+def test_archive_with_a_flipped_bit(tmp_path):
+    flipped = bytearray(zip_of(tmp_path/"good.zip", {"a": "x"*1000}).read_bytes()); flipped[100] ^= 1
     (tmp_path/"flip.zip").write_bytes(flipped); says(lambda: unpack(tmp_path/"flip.zip", tmp_path/"out"), "flip.zip", "damaged")
     assert not (tmp_path/"out/a").exists()

@@ -1,5 +1,5 @@
 """The crop store: complete or absent, built once, the same pixels whoever asks for them."""
-import errno, os, resource, shutil, signal, subprocess, sys, time
+import errno, os, shutil, signal, subprocess, sys, time
 from collections import namedtuple
 from pathlib import Path
 import cv2, numpy as np, pytest, torch
@@ -187,6 +187,16 @@ def test_caller_that_disturbs_the_generators(store):
     first = store.batch(range(8), augment=Augment())
     torch.manual_seed(99); np.random.seed(99)
     assert equal(store.batch(range(8), augment=Augment()), first)
+
+def test_pixels_go_where_there_is_room(store, monkeypatch):
+    for resident in (None, True, False): # on a CPU the map of the file stays what it is
+        there = store.to("cpu", resident)
+        assert there.images.data_ptr() == store.images.data_ptr() and equal(there.batch(range(8)), store.batch(range(8)))
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: moved.append(device) or self)
+    for free, expected in ((2*store.images.nbytes, 1), (2*store.images.nbytes - 2, 0)):
+        moved.clear(); monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+        assert store.to("cuda").device.type == "cuda" and len(moved) == expected
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("resident", [True, False])

@@ -25,11 +25,13 @@ def test_two_runs_give_equal_numbers(papermill, tmp_path):
     assert comparable(first) == comparable(second) and first["checkpoint"] == second["checkpoint"] != ""
     assert {"gt/AP", "detector/AP", "parameters", "macs"} <= set(first["metrics"])
     assert first["metrics"]["gt/AP"]["protocol"]["boxes"] == "gt" and first["metrics"]["detector/AP"]["protocol"]["boxes"] == "detector:simulated"
+    larger = papermill(tmp_path/"b", image_w=72) # in the same folder: another experiment, it trains anew
+    assert larger["checkpoint"] != second["checkpoint"] and larger["extra"]["starts"] == 1
     assert first["params"]["lr"] and len(first["params"]) > 30 # all parameters, not only the overridden ones
 
 def test_torchrun_trains_and_the_notebook_finds_the_run(papermill, run, tmp_path):
     assert papermill(tmp_path, "--prepare-only") is None
-    script = run(sys.executable, "-m", "nbconvert", "--to", "script", tmp_path/"report.ipynb")
+    script = run(sys.executable, "-m", "nbconvert", "--to", "python", tmp_path/"report.ipynb")
     assert script.returncode == 0, script.stderr[-2000:]
     done = run(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29542, tmp_path/"report.py", env=dict(THESIS_OUTPUTS=str(tmp_path)))
     assert done.returncode == 0, done.stderr[-3000:]

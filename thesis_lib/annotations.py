@@ -98,7 +98,8 @@ def check_coco(
     _check_fields(coco["categories"], ("id", "name"), "category", source)
     for category in coco["categories"]:
         if "keypoints" in category and tuple(category["keypoints"]) != tuple(skeleton.joints):
-            raise DataError(f'{source}: category {category["name"]!r} lists the joints {", ".join(category["keypoints"])}; expected those of {skeleton.name}: {", ".join(skeleton.joints)}')
+            raise DataError(f'{source}: category {category["name"]!r} lists the joints {", ".join(category["keypoints"])}; '
+                            f'expected those of {skeleton.name}: {", ".join(skeleton.joints)}')
     for key, known in (("image_id", image_ids), ("category_id", {c["id"] for c in coco["categories"]})):
         if (bad := [a for a in people if a[key] not in known]):
             raise DataError(f'{source}: annotation {bad[0]["id"]}: "{key}" {bad[0][key]} is not among the {"images" if key == "image_id" else "categories"} of the file')
@@ -158,7 +159,8 @@ class PoseSet:
     def __len__(self): return len(self.coco["images"])
     def __repr__(self):
         people = sum(a["num_keypoints"] > 0 for a in self.coco["annotations"])
-        return f"PoseSet {self.name}/{self.split}: {len(self)} images, {people} people with {self.skeleton.name} keypoints, boxes: {', '.join(['gt', *self.detections])} [{self.fingerprint}]"
+        boxes = ", ".join(["gt", *self.detections])
+        return f"PoseSet {self.name}/{self.split}: {len(self)} images, {people} people with {self.skeleton.name} keypoints, boxes: {boxes} [{self.fingerprint}]"
     def path(self, image): return self.image_dir/image["file_name"] # image: entry of coco["images"]
 
 # %% ../nbs/06_annotations.ipynb #7be3de5a
@@ -177,7 +179,8 @@ def merge(
     *pose_sets: PoseSet # with the same skeleton and split
 ) -> PoseSet: # all images, no detections
     "Several data sets as one, with new ids; `DataError` if their skeletons or splits differ."
-    if len({(s.skeleton.name, s.split) for s in pose_sets}) != 1: raise DataError(f"merge: expected one skeleton and split, got {', '.join(f'{s.name} ({s.skeleton.name}, {s.split})' for s in pose_sets)}")
+    if len({(s.skeleton.name, s.split) for s in pose_sets}) != 1:
+        raise DataError(f"merge: expected one skeleton and split, got {', '.join(f'{s.name} ({s.skeleton.name}, {s.split})' for s in pose_sets)}")
     folder, images, people = Path(os.path.commonpath([s.image_dir for s in pose_sets])), [], []
     for s in pose_sets:
         new = {i["id"]: len(images) + n for n, i in enumerate(s.coco["images"], 1)}
@@ -193,7 +196,8 @@ def check_files(
 ) -> PoseSet: # the same
     "Is every image there? `DataError` names the first that is not, and how many."
     missing = [i for i in pose_set.coco["images"] if not pose_set.path(i).is_file()]
-    if missing: raise DataError(f"{pose_set.path(missing[0])}: the image file is missing, with {len(missing) - 1} more of the {len(pose_set)} images of {pose_set.name}/{pose_set.split}")
+    if missing:
+        raise DataError(f"{pose_set.path(missing[0])}: the image file is missing, with {len(missing) - 1} more of the {len(pose_set)} images of {pose_set.name}/{pose_set.split}")
     return pose_set
 
 # %% ../nbs/06_annotations.ipynb #64ccad53
@@ -212,7 +216,8 @@ def check_detections(
     numbered = [{"id": i, "bbox": d["bbox"], "score": [d["score"]]} for i, d in enumerate(detections)]
     box = _numbers(numbered, "bbox", 4, "detection number", source, "x, y, width, height")
     _numbers(numbered, "score", 1, "detection number", source, "a number")
-    if (i := np.flatnonzero((box[:, 2:] <= 0).any(1))).size: raise DataError(f'{source}: detection number {i[0]}: "bbox" is {detections[i[0]]["bbox"]}; expected width and height above 0')
+    if (i := np.flatnonzero((box[:, 2:] <= 0).any(1))).size:
+        raise DataError(f'{source}: detection number {i[0]}: "bbox" is {detections[i[0]]["bbox"]}; expected width and height above 0')
     return detections
 
 def person_boxes(
@@ -220,7 +225,9 @@ def person_boxes(
     boxes="gt"         # "gt" or a name in `pose_set.detections`
 ) -> list: # [{image_id, bbox xywh, score, ann_id}], ann_id None for a detector's box
     "The boxes a top-down model is run on: those of labelled people (no crowds), or a detector's; `DataError` for an unknown name."
-    if boxes == "gt": return [dict(image_id=a["image_id"], bbox=a["bbox"], score=1., ann_id=a["id"]) for a in pose_set.coco["annotations"] if a["num_keypoints"] > 0 and not a["iscrowd"]]
+    if boxes == "gt":
+        people = [a for a in pose_set.coco["annotations"] if a["num_keypoints"] > 0 and not a["iscrowd"]]
+        return [dict(image_id=a["image_id"], bbox=a["bbox"], score=1., ann_id=a["id"]) for a in people]
     if boxes not in pose_set.detections: raise DataError(f"{pose_set.name}/{pose_set.split}: no boxes named {boxes!r}; there are {', '.join(['gt', *pose_set.detections])}")
     return [dict(image_id=d["image_id"], bbox=d["bbox"], score=float(d["score"]), ann_id=None) for d in pose_set.detections[boxes]]
 

@@ -4,7 +4,8 @@
 
 # %% ../nbs/00_core.ipynb #af93330c
 from __future__ import annotations
-import hashlib, inspect, json, os, pickle, platform, random, shutil, subprocess, sys, time
+import fcntl, hashlib, inspect, io, json, os, pickle, platform, random, shutil, subprocess, sys, time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib import metadata
@@ -13,9 +14,10 @@ import numpy as np, torch
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash', 'file_sha256', 'source_hash', 'Metric',
-           'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters',
-           'read_record', 'read_records', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
+__all__ = ['DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash', 'file_sha256', 'source_hash', 'locked',
+           'write_atomic', 'Metric', 'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir',
+           'run_record', 'parameters', 'read_record', 'read_records', 'load_weights', 'batch_mode', 'progress',
+           'count_parameters', 'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -63,8 +65,28 @@ def file_sha256(path) -> str: # 64 hexadecimal digits
 
 def source_hash(*objects) -> str: # 16 hexadecimal digits
     "Hash of the source text of the modules in which `objects` (or modules themselves) are defined."
-    modules = {m.__name__: m for m in (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects) if hasattr(m, "__file__")}
+    modules = {m.__name__: m for m in (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
+               if hasattr(m, "__file__") and m.__name__ != "__main__"} # a notebook and the script made of it must agree
     return content_hash([Path(modules[name].__file__).read_text() for name in sorted(modules)])
+
+# %% ../nbs/00_core.ipynb #3a32d29e
+@contextmanager
+def locked(path): # of the lock file; its folder is made
+    "Hold an exclusive lock on a file for the length of a block; others wait."
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+def write_atomic(path, content): # text or bytes
+    "Write a file under a temporary name and rename it, so that a kill leaves the old one or the new one; `DataError` if it cannot be written."
+    path = Path(path); part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
+        part.replace(path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{path}: could not be written, {(e.strerror or str(e)).lower()}") from e
 
 # %% ../nbs/00_core.ipynb #e0433780
 @dataclass
@@ -162,14 +184,6 @@ def parameters(namespace: dict) -> dict: # name -> scalar
 _IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "display"}
 
 # %% ../nbs/00_core.ipynb #f0aca428
-def _write_atomic(path: Path, text: str):
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text); part.replace(path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{path}: could not be written, {e.strerror.lower()}") from e
-
 @patch
 def add(self: RunRecord, name: str, value, **kwargs):
     "Add a metric: a `Metric`, or a value with `ci`, `n`, `unit`, `protocol`."
@@ -180,8 +194,9 @@ def add(self: RunRecord, name: str, value, **kwargs):
 def figure(self: RunRecord, fig, name: str, title: str, caption: str):
     "Save a matplotlib figure as `figures/<name>.png` and `.pdf` and list it for the report."
     folder = self.path/"figures"; folder.mkdir(parents=True, exist_ok=True)
-    fig.savefig(folder/f"{name}.png", dpi=160, bbox_inches="tight")
-    fig.savefig(folder/f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    for kind, options in dict(png=dict(dpi=160), pdf=dict(metadata={"CreationDate": None})).items():
+        file = io.BytesIO(); fig.savefig(file, format=kind, bbox_inches="tight", **options)
+        write_atomic(folder/f"{name}.{kind}", file.getvalue())
     self.figures = [f for f in self.figures if f["name"] != name] + [dict(name=name, title=title, caption=caption)]
     import matplotlib.pyplot as plt
     plt.close(fig) # shown once, as the value of the cell
@@ -193,7 +208,7 @@ def save(self: RunRecord):
     self.seconds = round(time.perf_counter() - self._clock, 2)
     self.peak_memory_mb = round(peak_memory_mb(), 1)
     path = self.path/"record.json"
-    _write_atomic(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+    write_atomic(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
     return path
 
 # %% ../nbs/00_core.ipynb #c2effcd7
@@ -234,6 +249,8 @@ def load_weights(
     except (RuntimeError, EOFError, ValueError) as e: raise DataError(f"{path}: not a readable checkpoint ({str(e).splitlines()[0]})") from None
     if not isinstance(state, dict): raise DataError(f"{path}: expected a dictionary of tensors, got {type(state).__name__}")
     state, own = state.get("state_dict", state), model.state_dict()
+    if not isinstance(state, dict) or (odd := [k for k, v in state.items() if not isinstance(v, torch.Tensor)]):
+        raise DataError(f"{path}: expected a dictionary of tensors, {f'{odd[0]!r} is none' if isinstance(state, dict) else f'got {type(state).__name__}'}")
     report = dict(missing=sorted(own.keys() - state.keys()), unexpected=sorted(state.keys() - own.keys()),
                   shape=sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape))
     if strict and any(report.values()): raise DataError(f"{path}: does not fit {type(model).__name__}: {_misfit(report, own, state)}")

@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy import sparse, stats
 from .core import DataError, Metric
-from .skeletons import COCO17, MPII16, Skeleton
+from .skeletons import COCO17, MPII16
 
 # %% auto #0
 __all__ = ['MAX_DETECTIONS', 'THRESHOLDS', 'AREAS', 'RECALLS', 'oks', 'oks_nms', 'random_results', 'KeypointEval',

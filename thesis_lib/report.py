@@ -4,7 +4,7 @@
 
 # %% ../nbs/40_report.ipynb #fe5450df
 from __future__ import annotations
-import argparse, base64, csv, html, io, json, math, os, re, sys
+import argparse, base64, csv, html, io, math, os, re, sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -302,7 +302,8 @@ def _repr_html_(self: Table): return f"<style>{_css('table')}</style>\n{self.to_
 
 # %% ../nbs/40_report.ipynb #86d02138
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≠": r"$\neq$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "–": "--", "Δ": r"$\Delta$", "σ": r"$\sigma$", "µ": r"$\mu$", "²": r"$^2$"}
+        "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≠": r"$\neq$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "–": "--",
+        "Δ": r"$\Delta$", "σ": r"$\sigma$", "µ": r"$\mu$", "²": r"$^2$"}
 
 def _tex(text) -> str: # escaped, equations left alone
     return "".join(part if i % 2 else "".join(_TEX.get(ch, ch) for ch in part) for i, part in enumerate(re.split(r"(\$[^$]+\$)", str(text))))
@@ -380,9 +381,11 @@ def _prepare(nb, figures):
 
 def _facts(record) -> list: # what a reader wants to know of a run at a glance
     commit = record.git.get("commit", "")
-    facts = [f"seed {record.seed}", record.device + (f", {record.world_size} processes" if record.world_size > 1 else ""), f"{record.seconds:.0f} s", f"{record.peak_memory_mb:.0f} MiB", record.started[:10]]
-    return [dict(text=f, warn=False) for f in facts] + [dict(text=f"commit {commit[:10]}" + ("" if record.git.get("clean") else ", with uncommitted changes"), warn=not record.git.get("clean"))
-            if commit else dict(text="no commit known", warn=True)]
+    facts = [f"seed {record.seed}", record.device + (f", {record.world_size} processes" if record.world_size > 1 else ""),
+             f"{record.seconds:.0f} s", f"{record.peak_memory_mb:.0f} MiB", record.started[:10]]
+    clean = record.git.get("clean")
+    version = dict(text=f"commit {commit[:10]}{'' if clean else ', with uncommitted changes'}", warn=not clean) if commit else dict(text="no commit known", warn=True)
+    return [dict(text=f, warn=False) for f in facts] + [version]
 
 def _pygments(): # syntax colours, light and dark
     from pygments.formatters import HtmlFormatter
@@ -485,7 +488,8 @@ def _run_view(record, home) -> dict: # everything the index shows of one run
         png, pdf = (_needed(folder/"figures"/f"{f['name']}.{kind}", f"the figure {f['name']!r} that record.json lists") for kind in ("png", "pdf"))
         with Image.open(png) as image: w, h = (round(v * 96 / image.info.get("dpi", (160,))[0]) for v in image.size)
         figures.append(dict(f, id=f"{id}-{_slug(f['name'])}", png=_link(png, home), pdf=_link(pdf, home), width=w, height=h))
-    return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(next(p for p in (folder/"report.html", folder/"record.json") if p.is_file()), home), facts=_facts(record), # a run by hand, in JupyterLab, has no report
+    page = next(p for p in (folder/"report.html", folder/"record.json") if p.is_file()) # a run by hand, in JupyterLab, has no report
+    return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(page, home), facts=_facts(record),
                 notes=record.notes, tables=tables, figures=figures, metrics=[_metric_view(name, m) for name, m in sorted(record.metrics.items())], details=_details(record))
 
 # %% ../nbs/40_report.ipynb #7c1c1b6a
@@ -511,7 +515,8 @@ def _study_views(records, home) -> list: # studies, in each its experiments, in 
             default, note = experiment.split("/")[-1].replace("_", " ").capitalize(), group[0].path/"report.ipynb"
             title, answer = _headline(nbformat.read(note, as_version=4), default) if note.is_file() else (default, "")
             runs = [_run_view(r, home) for r in group]
-            all_.append(dict(experiment=experiment, id=_slug(experiment), title=_inline(title), answer=_inline(answer), runs=runs, contents=[x for run in runs for x in run["tables"] + run["figures"]] if len(runs) == 1 else [],
+            all_.append(dict(experiment=experiment, id=_slug(experiment), title=_inline(title), answer=_inline(answer), runs=runs,
+                             contents=runs[0]["tables"] + runs[0]["figures"] if len(runs) == 1 else [],
                              notes=list(dict.fromkeys(n for run in runs for n in run["notes"]))))
         shown = sorted((e for e in all_ if any(r["tables"] + r["figures"] for r in e["runs"])), key=lambda e: (len(e["runs"]) > 1, not any(r["tables"] for r in e["runs"])))
         views.append(dict(id=_slug(study), title=study.replace("_", " ").capitalize(), experiments=shown, all=all_))

@@ -22,13 +22,15 @@ def pose2d(
     detector="simulated", # "simulated", "" for none, or a COCO results file with person boxes (validation only)
     seed=0         # of people that are made, and of the simulated detector
 ) -> PoseSet:
-    "A 2D pose data set with COCO-17 joints by name; `DataError` for a name or split that does not exist."
+    "A 2D pose data set with COCO-17 joints by name; `DataError` for a name, split or detector that does not exist."
     if dataset not in POSE2D: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(POSE2D)}")
     if split not in ("train", "val"): raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
+    file = detector not in ("", "simulated")
+    if dataset == "people" and file: raise DataError(f"detector {detector!r}: nobody detected rendered people; expected 'simulated', or '' for none")
     if dataset == "people": found = people.make_people(split=split, n_images=n_images or 1000, seed=seed)
     else:
-        from_file = split == "val" and detector not in ("", "simulated")
-        found = _first(coco.load_coco(split, folder=data_root()/"coco" if dataset == "mini" else None, boxes_file=root()/detector if from_file else None), n_images)
+        folder, boxes_file = data_root()/"coco" if dataset == "mini" else None, root()/detector if file and split == "val" else None
+        found = _first(coco.load_coco(split, folder=folder, boxes_file=boxes_file), n_images)
     if dataset == "mini" and split == "train": found = merge(_first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root()/"lspet")), n_images), found)
     if split == "val" and detector == "simulated": found = replace(found, detections={**found.detections, "simulated": simulated_detector(found, seed=seed)})
     return found

@@ -4,17 +4,17 @@
 
 # %% ../nbs/30_training.ipynb #3431ba6e
 from __future__ import annotations
-import json, logging, math, os, shutil, sys, time, warnings
+import io, json, logging, math, os, shutil, sys, time, warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import lightning as L, pandas as pd, torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from .core import DataError, batch_mode, content_hash, file_sha256, load_weights, source_hash
+from .core import DataError, batch_mode, content_hash, file_sha256, load_weights, source_hash, write_atomic
 
 # %% auto #0
-__all__ = ['cosine', 'milestones', 'Task', 'FitResult', 'read_log', 'device', 'fit']
+__all__ = ['cosine', 'milestones', 'Task', 'FitResult', 'read_log', 'device', 'fit', 'first_process_only']
 
 # %% ../nbs/30_training.ipynb #d3a00e84
 def cosine(done: float, *, warmup=0.05, floor=0.01) -> float: # factor of the base learning rate
@@ -130,7 +130,7 @@ def fit(
     seed=0, ema=0., clip=0., # weight of the past in the moving average of the weights (0 = off); largest gradient norm (0 = off)
     make_val_loader=None, # as make_loader; its loss is logged as val_loss each epoch
     compile=False,      # torch.compile the model
-    key=None            # further JSON values that identify the run: data fingerprints, augmentation ...
+    key=None            # further JSON values that identify the run: data fingerprints, augmentation, code (`source_hash`) that model and loss rest on ...
 ) -> FitResult:
     "Train, resume or find finished; `DataError` names the folder if the disk is full."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
@@ -138,10 +138,10 @@ def fit(
     identity = _identity(model, loss, settings, key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if (found := _finished(folder, identity)) is not None:
-        _leave_group(rank)
+        first_process_only()
         load_weights(model, folder/"weights.pt")
         return found
-    starts, before = _resume_point(folder, identity, rank)
+    starts, before, same = _resume_point(folder, identity, rank)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning") # advice on workers and folders that does not apply here
     task = Task(torch.compile(model) if compile else model, loss, optimizer, schedule, epochs=epochs, seed=seed)
@@ -149,32 +149,35 @@ def fit(
     clock = time.perf_counter()
     loaders = [_EpochLoader(f(rank, world, device()), task) if f else None for f in (make_loader, make_val_loader)]
     rate.global_batch = loaders[0].loader.batch_size * world
-    try: trainer.fit(task, *loaders, ckpt_path=str(folder/"last.ckpt") if (folder/"last.ckpt").exists() else None, weights_only=True)
+    try: trainer.fit(task, *loaders, ckpt_path=str(folder/"last.ckpt") if same and (folder/"last.ckpt").exists() else None, weights_only=True)
     except OSError as e:
-        raise DataError(f"{folder}: training stopped, the checkpoint could not be written ({e.strerror.lower()}); free some space and start again, it resumes") from e
+        raise DataError(f"{folder}: training stopped, the checkpoint could not be written ({(e.strerror or str(e)).lower()}); free some space and start again, it resumes") from e
     if trainer.interrupted: raise KeyboardInterrupt
     result = FitResult(identity, "", world, epochs, trainer.global_step, before + time.perf_counter() - clock, rate.value, starts, str(trainer.precision))
-    _leave_group(rank)
+    first_process_only()
     return _finish(folder, model, result)
 
 # %% ../nbs/30_training.ipynb #b361477e
 def _finished(folder, identity): # FitResult of an equal run that has ended, or None
     path = folder/"finished.json"
     if not path.exists() or not (folder/"weights.pt").exists(): return None
-    found = FitResult(**json.loads(path.read_text()))
+    try: found = FitResult(**json.loads(path.read_text()))
+    except (ValueError, TypeError): return None # damaged, or of another version
     if found.key != identity or file_sha256(folder/"weights.pt") != found.checkpoint: return None
     return replace(found, trained_now=False)
 
-def _resume_point(folder, identity, rank): # (number of this start, seconds trained before)
+def _resume_point(folder, identity, rank): # (number of this start, seconds trained before, whether a checkpoint found here is of this run)
     path = folder/"progress.json"
-    state = json.loads(path.read_text()) if path.exists() else {}
-    if state.get("key") != identity and rank == 0:
+    try: state = json.loads(path.read_text())
+    except (OSError, ValueError): state = {}
+    if rank > 0: return state.get("starts", 0), 0., state.get("key") == identity
+    if state.get("key") != identity:
         for old in ("last.ckpt", "weights.pt", "finished.json"): (folder/old).unlink(missing_ok=True)
         for log in folder.glob("log_*"): shutil.rmtree(log)
         state = {}
     starts = state.get("starts", 0) + 1
-    if rank == 0: path.write_text(json.dumps(dict(key=identity, starts=starts, seconds=state.get("seconds", 0.))))
-    return starts, state.get("seconds", 0.)
+    write_atomic(path, json.dumps(dict(key=identity, starts=starts, seconds=state.get("seconds", 0.))))
+    return starts, state.get("seconds", 0.), True
 
 # %% ../nbs/30_training.ipynb #f5ba51cf
 def _trainer(folder, starts, task, world, *, ema, clip, val):
@@ -185,7 +188,7 @@ def _trainer(folder, starts, task, world, *, ema, clip, val):
     callbacks += [_Lines()] if batch_mode() else [TQDMProgressBar(refresh_rate=10)]
     return L.Trainer(
         default_root_dir=folder, max_epochs=task.epochs, callbacks=callbacks, logger=CSVLogger(folder, name="", version=f"log_{starts}", flush_logs_every_n_steps=1_000_000),
-        accelerator="auto", devices=local if world > 1 else 1, num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu", devices=local if world > 1 else 1, num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
         precision="bf16-mixed" if torch.cuda.is_available() else "32-true", gradient_clip_val=clip or None, use_distributed_sampler=False,
         num_sanity_val_steps=0, limit_val_batches=None if val else 0, enable_model_summary=False, enable_progress_bar=not batch_mode(), log_every_n_steps=10**9), rate
 
@@ -194,20 +197,20 @@ class _Seconds(Callback):
     def __init__(self, folder): self.path = folder/"progress.json"
     def on_train_start(self, trainer, task): self.clock, self.state = time.perf_counter(), json.loads(self.path.read_text())
     def on_train_epoch_end(self, trainer, task):
-        if trainer.is_global_zero: self.path.write_text(json.dumps({**self.state, "seconds": self.state["seconds"] + time.perf_counter() - self.clock}))
+        if trainer.is_global_zero: write_atomic(self.path, json.dumps({**self.state, "seconds": self.state["seconds"] + time.perf_counter() - self.clock}))
 
 # %% ../nbs/30_training.ipynb #6d95ab13
-def _leave_group(rank): # processes other than the first have done their part
+def first_process_only():
+    "Go on in the first process alone: the others of a `torchrun` end here, their part is done. Without torchrun it does nothing."
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    if rank > 0: sys.exit(0)
+    if int(os.environ.get("RANK", 0)) > 0: sys.exit(0)
 
 def _finish(folder, model, result): # weights first, then the file that says so; the resume point is no longer needed
-    part = folder/"weights.pt.part"
-    torch.save({k: v.cpu() for k, v in model.state_dict().items()}, part)
-    part.replace(folder/"weights.pt")
+    weights = io.BytesIO(); torch.save({k: v.cpu() for k, v in model.state_dict().items()}, weights)
+    write_atomic(folder/"weights.pt", weights.getvalue())
     result = replace(result, checkpoint=file_sha256(folder/"weights.pt"), seconds=round(result.seconds, 2), rate=round(result.rate, 1))
-    (folder/"finished.json").write_text(json.dumps(asdict(result), indent=1, sort_keys=True) + "\n")
+    write_atomic(folder/"finished.json", json.dumps(asdict(result), indent=1, sort_keys=True) + "\n")
     (folder/"last.ckpt").unlink(missing_ok=True)
     return result

@@ -4,14 +4,15 @@
 
 # %% ../nbs/41_workflow.ipynb #99c55afa
 from __future__ import annotations
-import ast, itertools, re, sys
+import argparse, ast, fcntl, itertools, os, platform, re, shutil, subprocess, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 import nbformat, yaml
-from .core import DataError, root
+from .core import DataError, RunRecord, read_record, root, run_dir
 
 # %% auto #0
-__all__ = ['notebook_parameters', 'Job', 'read_profile', 'last_error']
+__all__ = ['notebook_parameters', 'Job', 'read_profile', 'profile_records', 'last_error', 'failures', 'gpu_ids', 'take_gpus',
+           'main']
 
 # %% ../nbs/41_workflow.ipynb #32c282a6
 def notebook_parameters(path) -> dict: # name -> default
@@ -30,6 +31,8 @@ class Job:
     params: dict          # what papermill injects
     after: list = field(default_factory=list) # experiments that must have finished before
     gpu: bool = False     # wants a GPU where there is one
+    distributed: bool = False # trains with torchrun when `processes` is more than one
+    alone: bool = False   # times things: nothing runs beside it
 
     @property
     def folder(self) -> str: return f"{self.experiment}/{self.run}"
@@ -37,8 +40,6 @@ class Job:
     def notebook(self) -> str: return f"nbs/{'' if self.experiment.startswith('benchmarks/') else 'experiments/'}{self.experiment}.ipynb"
 
 # %% ../nbs/41_workflow.ipynb #39eaa39a
-_FIELDS = {"params": dict, "runs": dict, "grid": dict, "after": list, "gpu": bool}
-
 def read_profile(
     name: str,   # "smoke": profiles/smoke.yaml
     folder=None  # project root
@@ -51,7 +52,9 @@ def read_profile(
     except yaml.YAMLError as e: raise DataError(f"{path.relative_to(folder)}: not valid YAML ({str(e).splitlines()[0]})") from None
     if not isinstance(content, dict) or set(content) != {"about", "experiments"}:
         raise DataError(f"{path.relative_to(folder)}: expected the two fields 'about' and 'experiments'")
-    jobs = [job for experiment, entry in content["experiments"].items() for job in _jobs(name, experiment, entry or {}, folder)]
+    experiments = content["experiments"]
+    if not isinstance(experiments, dict) or not experiments: raise DataError(f"{path.relative_to(folder)}: 'experiments' must map experiments to their fields, got {experiments!r}")
+    jobs = [job for experiment, entry in experiments.items() for job in _jobs(name, experiment, {} if entry is None else entry, folder)]
     known = {j.experiment for j in jobs}
     for job in jobs:
         for wanted in job.after:
@@ -61,25 +64,55 @@ def read_profile(
 # %% ../nbs/41_workflow.ipynb #f8592ba7
 def _jobs(profile, experiment, entry, folder):
     where, notebook = f"profile {profile!r}: {experiment}", folder/Job(experiment, "", {}).notebook
+    _check_fields(where, entry)
+    if not notebook.is_file(): raise DataError(f"{where}: no notebook {notebook.relative_to(folder)}")
+    accepted, flags, jobs = notebook_parameters(notebook), {k: entry[k] for k in ("after", "gpu", "distributed", "alone") if k in entry}, {}
+    for run, own in entry.get("runs", {"main": {}}).items():
+        grid = {k: v for k, v in entry.get("grid", {}).items() if k not in (own or {})}
+        for values in itertools.product(*grid.values()):
+            name = "_".join([str(run), *(f"{k}{v}" for k, v in zip(grid, values))])
+            params = {**entry.get("params", {}), **(own or {}), **dict(zip(grid, values)), "profile": profile, "run": name}
+            for k, v in params.items(): _check_parameter(f"{where}/{run}", k, v, accepted)
+            if name in jobs or not re.fullmatch(r"[\w.-]+", name): raise DataError(f"{where}: a run named {name!r} {'twice' if name in jobs else 'cannot be a folder'}")
+            jobs[name] = Job(experiment, name, params, **flags)
+    return list(jobs.values())
+
+# %% ../nbs/41_workflow.ipynb #caa0f67a
+_FIELDS = {"params": dict, "runs": dict, "grid": dict, "after": list, "gpu": bool, "distributed": bool, "alone": bool}
+
+def _check_fields(where, entry):
+    if not isinstance(entry, dict): raise DataError(f"{where}: expected fields such as params and runs, got {entry!r}")
     for key, value in entry.items():
         if key not in _FIELDS: raise DataError(f"{where}: unknown field {key!r}, expected one of {', '.join(_FIELDS)}")
         if not isinstance(value, _FIELDS[key]): raise DataError(f"{where}: {key!r} must be a {_FIELDS[key].__name__}, got {value!r}")
-    if not notebook.is_file(): raise DataError(f"{where}: no notebook {notebook.relative_to(folder)}")
-    accepted, grid = notebook_parameters(notebook), entry.get("grid", {})
-    jobs = []
-    for run, own in entry.get("runs", {"main": {}}).items():
-        for values in itertools.product(*grid.values()):
-            name = "_".join([run, *(f"{k}{v}" for k, v in zip(grid, values))])
-            params = {**entry.get("params", {}), **(own or {}), **dict(zip(grid, values)), "profile": profile, "run": name}
-            for k, v in params.items(): _check_parameter(f"{where}/{run}", k, v, accepted)
-            jobs.append(Job(experiment, name, params, entry.get("after", []), entry.get("gpu", False)))
-    return jobs
+    for key, values in entry.get("grid", {}).items():
+        if not isinstance(values, list) or not values: raise DataError(f"{where}: grid parameter {key!r} needs a list of values, got {values!r}")
+    if entry.get("runs") == {}: raise DataError(f"{where}: 'runs' is empty; leave it out for one run, named main")
+    for run, own in entry.get("runs", {}).items():
+        if not isinstance(own, dict | None): raise DataError(f"{where}/{run}: expected the parameters of the run, got {own!r}")
 
 def _check_parameter(where, name, value, accepted):
     if name not in accepted: raise DataError(f"{where}: unknown parameter {name!r}; the notebook accepts {', '.join(accepted)}")
     kind = type(accepted[name])
     if not (type(value) is kind or (kind is float and type(value) is int)):
         raise DataError(f"{where}: parameter {name!r} must be {kind.__name__} like its default {accepted[name]!r}, got {value!r}")
+
+# %% ../nbs/41_workflow.ipynb #91be9cb1
+def profile_records(
+    profile: str,    # "smoke"
+    experiment: str, # "<study>/<notebook>"
+    folder=None      # project root, default that of `core.run_dir`
+) -> list[RunRecord]: # in the order of the profile
+    "Records of exactly the runs that a profile names; `DataError` names the run that is missing and the command that makes it."
+    jobs = [j for j in read_profile(profile, folder)[1] if j.experiment == experiment]
+    if not jobs: raise DataError(f"profile {profile!r} does not run {experiment}")
+    for job in jobs:
+        if not (_home(profile, job, folder)/"record.json").is_file():
+            raise DataError(f"{experiment}: run {job.run!r} of profile {profile!r} has left no record.json; make it with: make reproduce PROFILE={profile}")
+    return [read_record(_home(profile, job, folder)) for job in jobs]
+
+def _home(profile, job, folder): # where a run leaves what it makes
+    return Path(folder)/"outputs"/profile/job.folder if folder else run_dir(profile, job.experiment, job.run)
 
 # %% ../nbs/41_workflow.ipynb #11a902ad
 def last_error(log) -> str: # "DataError: ..."
@@ -89,4 +122,55 @@ def last_error(log) -> str: # "DataError: ..."
     return re.sub(r"^([a-z_]\w*\.)+", "", named[-1]) if named else (lines[-1] if lines else "the log is empty")
 
 # %% ../nbs/41_workflow.ipynb #b6870047
-if __name__ == "__main__" and "__file__" in globals(): print(last_error(sys.argv[1]))
+def failures(profile: str, folder=None) -> list: # "<study>/<notebook>/<run>: DataError: ...  [more in .../run.log]"
+    "One sentence for each run of a profile that has left a log but no record."
+    homes = {job.folder: _home(profile, job, folder) for job in read_profile(profile, folder)[1]}
+    return [f"{name}: {last_error(home/'run.log')}  [more in {os.path.relpath(home/'run.log')}]" for name, home in homes.items()
+            if (home/"run.log").is_file() and not (home/"record.json").is_file()]
+
+# %% ../nbs/41_workflow.ipynb #381f5ae1
+def _lock(path): # file descriptor, to be inherited; None if another process holds the lock
+    Path(path).parent.mkdir(exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT); os.set_inheritable(fd, True)
+    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return os.close(fd)
+    return fd
+
+def gpu_ids() -> list: # of str
+    "GPUs this process may use: `$CUDA_VISIBLE_DEVICES`, else all that nvidia-smi lists."
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None: return [i for i in given.split(",") if i not in ("", "-1")]
+    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout if shutil.which("nvidia-smi") else ""
+    return re.findall(r"^GPU (\d+)", found, re.M)
+
+def take_gpus(
+    n: int,             # how many
+    folder=".snakemake" # of the lock files
+) -> str: # for CUDA_VISIBLE_DEVICES
+    "Take free GPUs for as long as this process lives; `DataError` if there are too few. Those that Slurm has given to a job are its own."
+    ids = gpu_ids()
+    if "SLURM_JOB_ID" in os.environ and len(ids) <= n: return ",".join(ids)
+    taken = []
+    for i in ids:
+        if len(taken) < n and _lock(f"{folder}/gpu{i}.{platform.node()}.lock") is not None: taken.append(i)
+    if len(taken) < n: raise DataError(f"GPUs wanted: {n}, free: {len(taken)} of {len(ids)}; other runs of this folder hold the rest")
+    return ",".join(taken)
+
+# %% ../nbs/41_workflow.ipynb #d7e0e8bd
+def main(argv=None) -> int: # exit code, if the command could not be started
+    "The command line: `lock` and `gpus`."
+    parser = argparse.ArgumentParser(prog="python -m thesis_lib.workflow", description="Start a command that holds a lock for as long as it runs.")
+    commands = parser.add_subparsers(dest="lock", required=True)
+    commands.add_parser("lock", help="the only one of its kind in this folder").add_argument("command", nargs="+")
+    p = commands.add_parser("gpus", help="on free GPUs of its own"); p.add_argument("n", type=int); p.add_argument("command", nargs="+")
+    a = parser.parse_args(argv)
+    try:
+        if a.lock == "gpus" and a.n: os.environ["CUDA_VISIBLE_DEVICES"] = take_gpus(a.n)
+        if a.lock == "lock":
+            if (fd := _lock(".snakemake/make.lock")) is None: raise DataError("another make reproduce is at work in this folder")
+            os.dup2(fd, 0)
+        os.execvp(a.command[0], a.command)
+    except (DataError, OSError) as e:
+        print(e, file=sys.stderr)
+        return 1
+
+if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())

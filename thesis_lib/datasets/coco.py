@@ -35,9 +35,9 @@ def download_coco(
     return folder
 
 # %% ../../nbs/datasets/11_coco.ipynb #51f8ca98
-DETECTIONS_FILE = "COCO_val2017_detections_AP_H_56_person.json"
+DETECTIONS_FILE = "data/coco/person_detection_results/COCO_val2017_detections_AP_H_56_person.json" # under the project
 DETECTIONS_SHA256 = "53ba0ad8d0fd461c5a000cd90797fa8c39cd8c38cd125125c0412626ff592d59"
-_WHERE = "the Google Drive folder that github.com/leoxiaobin/deep-high-resolution-net.pytorch links under 'Data preparation' has it"
+_WHERE = f"the published boxes are in the Google Drive folder that github.com/leoxiaobin/deep-high-resolution-net.pytorch links under 'Data preparation'; put them at {DETECTIONS_FILE}"
 
 def fully_annotated(
     pose_set: PoseSet # any data set

@@ -4,16 +4,15 @@
 
 # %% ../../nbs/datasets/13_crops.ipynb #54209def
 from __future__ import annotations
-import fcntl, json, math, os, shutil, warnings
+import json, math, os, shutil, warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np, torch
 from fastcore.basics import patch
 from ..annotations import PoseSet, person_boxes, read_image
-from ..core import DataError, content_hash, data_dir, progress
+from ..core import DataError, content_hash, data_dir, locked, progress
 from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
 from ..heatmaps import decode, encode, flip_heatmaps
 from ..metrics import oks_nms
@@ -124,12 +123,6 @@ def _write_store(folder, rows, about, pose_set, workers): # under `folder`, comp
     finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/datasets/13_crops.ipynb #325c42ae
-@contextmanager
-def _locked(path): # one process at a time; a killed one lets go
-    with open(path, "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
 def _read_store(folder):
     try:
         with warnings.catch_warnings():
@@ -153,8 +146,7 @@ def build(
                  size=list(size), padding=padding, margin=margin, skeleton=pose_set.skeleton.name, category_id=pose_set.coco["categories"][0]["id"])
     about["key"] = content_hash(about)
     folder = Path(cache_dir or data_dir()/"crops")/f"{pose_set.name}-{pose_set.split}-{boxes}-{about['key']}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(folder.name + ".lock")):
+    with locked(folder.with_name(folder.name + ".lock")):
         if not folder.exists(): _write_store(folder, _rows(pose_set, boxes, tuple(size), padding, margin), about, pose_set, workers or os.cpu_count())
         return _read_store(folder)
 
@@ -163,10 +155,11 @@ def build(
 def to(
     self: CropStore,
     device,       # where batches are made
-    resident=True # keep all pixels there too
+    resident=None # keep all pixels there too; None: if they fit into half of a GPU's free memory
 ) -> CropStore:
-    "The same store with its batches, and by default its pixels, on another device."
+    "The same store with its batches, and its pixels if there is room, on another device."
     device = torch.device(device)
+    if resident is None: resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
     return replace(self, images=self.images.to(device) if resident else self.images, device=device)
 
 # %% ../../nbs/datasets/13_crops.ipynb #34160543
@@ -234,13 +227,17 @@ class Batch(NamedTuple):
     matrix: torch.Tensor    # (b 2 3) image pixels -> crop pixels
     index: torch.Tensor     # (b) rows of the store
 
+def _fetch(images, index, device): # stored crops (b 3 H W) uint8, on the device
+    if images.device.type == device.type or device.type != "cuda": return images.index_select(0, index.to(images.device)).to(device)
+    buffer = torch.empty(len(index), *images.shape[1:], dtype=torch.uint8, pin_memory=True) # from a cache that waits for copies under way
+    return torch.index_select(images, 0, index, out=buffer).to(device, non_blocking=True)
+
 def _render(images, index, m, colour, offset, out_size, device): # stored crops -> (b 3 h w) normalised; index and m on the host
     out = torch.empty(len(index), 3, *out_size[::-1], device=device)
     step = 4 if device.type == "cpu" else len(index)
     for i in range(0, len(index), step):
         part = slice(i, i + step)
-        crops = images.index_select(0, index[part].to(images.device, non_blocking=True)).to(device, non_blocking=True)
-        torch.baddbmm(offset[part], colour[part], warp(crops.float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
+        torch.baddbmm(offset[part], colour[part], warp(_fetch(images, index[part], device).float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
     return out
 
 # %% ../../nbs/datasets/13_crops.ipynb #0e66da2f
@@ -325,11 +322,10 @@ def predict(
     *, batch_size=64, device="cpu",
     decoder="dark", blur=11, # see `heatmaps.decode`
     flip_test=True,   # average with the mirrored crop
-    skeleton=None,    # default: the store's
     out_size=None     # (w, h) of the model's input, default `store.crop_size`
 ) -> tuple: # keypoints (n k 2) image pixels, scores (n k) heatmap peaks; on the CPU, in the order of the store
     "Keypoints of everybody in a store; the model's training mode is left as it was."
-    flip_index, store = (skeleton or store.skeleton).flip_index, store if torch.device(device) == store.device else store.to(device, resident=False)
+    flip_index, store = store.skeleton.flip_index, store if torch.device(device) == store.device else store.to(device, resident=False)
     training, found = model.training, []
     model.to(device).eval()
     for rows in np.split(np.arange(len(store)), range(batch_size, len(store), batch_size)):

@@ -4,13 +4,13 @@
 
 # %% ../../nbs/datasets/10_people.ipynb #eab2b4a7
 from __future__ import annotations
-import contextlib, fcntl, json, shutil
+import json, shutil
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np
 from fastcore.basics import patch
-from ..annotations import PoseSet, check_coco, load_json, simulated_detector
-from ..core import DataError, content_hash, data_dir, progress, source_hash
+from ..annotations import PoseSet, check_coco, load_json
+from ..core import DataError, content_hash, data_dir, locked, progress, source_hash
 from ..skeletons import COCO17
 
 # %% auto #0
@@ -93,7 +93,8 @@ def draw(self: Canvas, part: Part, owner=0): # owner: 0 a thing, 1.. people
     ends, radii = np.stack([part.a, part.b])[:, :2], np.array([[part.ra], [part.rb]])*reach
     window = self.window((ends - radii).min(0), (ends + radii).max(0))
     if window is None: return
-    x, y = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None] - np.float32(part.a[0]), np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(part.a[1])
+    y, x = (np.arange(s.start, s.stop, dtype=np.float32) - np.float32(c) for s, c in zip(window, part.a[1::-1]))
+    x, y = x[None], y[:, None]
     back = np.linalg.inv(to_round).astype(np.float32)
     if part.frame is not None: x, y = back[0, 0]*x + back[0, 1]*y, back[1, 0]*x + back[1, 1]*y
     hit, share, depth, normal = _surface(x, y, back @ (part.b - part.a), part.ra, part.rb)
@@ -162,7 +163,8 @@ def sample_pose(
     lively = rng.random() < variety
     legs, view, arms = (_draw(rng, _LEGS), _draw(rng, _VIEWS), _draw(rng, _ARMS)) if lively else ("stand", "front", "down")
     _, flex_a, flex_b, spread, knee_a, knee_b, lean = _LEGS[legs]
-    pose = dict(legs=legs, view=view, lean=u(lean), bend=n(6), side=n(5), twist=n(10), yaw=np.deg2rad(_VIEWS[view][1]) + n(22), pitch=u((-3, 14)), roll=n(4), nod=n(9), look=n(18), tilt=n(6))
+    pose = dict(legs=legs, view=view, lean=u(lean), bend=n(6), side=n(5), twist=n(10),
+                yaw=np.deg2rad(_VIEWS[view][1]) + n(22), pitch=u((-3, 14)), roll=n(4), nod=n(9), look=n(18), tilt=n(6))
     if lively and rng.random() < .02: pose.update(roll=rng.choice([-1, 1])*u((75, 105)), legs="lie")
     sides = ("left", "right") if rng.random() < .5 else ("right", "left")
     for side, flex, knee in zip(sides, (flex_a, flex_b), (knee_a, knee_b)):
@@ -324,8 +326,10 @@ def _thing(rng, canvas, x, floor, scale, depth): # something on the floor at (x,
     kind = rng.choice(["ball", "crate", "lamp", "plant", "cushion"], p=[.2, .35, .15, .2, .1])
     if kind == "ball": r = scale*rng.uniform(.2, .35); canvas.draw(Part(up(0, 0) - [0, r, 0], up(0, 0) - [0, r, 0], r, r, colour, second=colour*.6, stripes=3.))
     if kind == "crate": canvas.box(x, floor, scale*rng.uniform(.5, 1.3), scale*rng.uniform(.3, .9), depth, colour, rng.choice([-1, 1])*rng.uniform(.15, .35))
-    if kind == "lamp": parts = [Part(up(0, .02), up(0, 1.5), .03*scale, .03*scale, np.full(3, 70.)), Part(up(0, 1.4), up(0, 1.65), .28*scale, .17*scale, colour), Part(up(-.15, .02), up(.15, .02), .05*scale, .05*scale, np.full(3, 70.))]
-    if kind == "plant": parts = [Part(up(0, .12), up(0, .35), .14*scale, .19*scale, colour)] + [Part(up(0, .4), up(a, rng.uniform(.7, 1.2)), .05*scale, .09*scale, _hsv(rng, (.4, .7), (.25, .65), (35, 70))) for a in np.linspace(-.45, .45, 6)]
+    if kind == "lamp": parts = [Part(up(0, .02), up(0, 1.5), .03*scale, .03*scale, np.full(3, 70.)), Part(up(0, 1.4), up(0, 1.65), .28*scale, .17*scale, colour),
+                                Part(up(-.15, .02), up(.15, .02), .05*scale, .05*scale, np.full(3, 70.))]
+    def leaf(a): return Part(up(0, .4), up(a, rng.uniform(.7, 1.2)), .05*scale, .09*scale, _hsv(rng, (.4, .7), (.25, .65), (35, 70)))
+    if kind == "plant": parts = [Part(up(0, .12), up(0, .35), .14*scale, .19*scale, colour), *(leaf(a) for a in np.linspace(-.45, .45, 6))]
     if kind == "cushion": parts = [Part(up(-.2, .2), up(.2, .2), .22*scale, .22*scale, colour, _turn("z", rng.uniform(-.4, .4)), (1.1, .8, .6))]
     if kind in ("lamp", "plant", "cushion"):
         for part in parts: canvas.draw(part)
@@ -410,7 +414,8 @@ def render_people(
         shift = np.array([*_place(rng, size, low, high, horizon, np.log(height/h/heights[0])/np.log(heights[1]/heights[0] + 1e-9), taken), 2000.*(i + 1)])
         centre, floor = shift[0] + (low[0] + high[0])/2, shift[1] + high[1]
         cv2.ellipse(shadow, (int(centre), int(floor - .01*height)), (int(max(.13*height, .42*(high - low)[0])), int(max(2, .03*height))), 0, 0, 360, 1., -1)
-        if pose["legs"] == "sit": canvas.box(shift[0] - .14*height, floor, .28*height, floor - shift[1] - .07*height, shift[2] - .06*height, _hsv(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
+        if pose["legs"] == "sit": # on a crate
+            canvas.box(shift[0] - .14*height, floor, .28*height, floor - shift[1] - .07*height, shift[2] - .06*height, _hsv(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
         for part in parts: canvas.draw(part.placed(height, shift), owner=i + 1)
         truth.append((height, joints*height + shift))
         if rng.random() < .12: _thing(rng, canvas, rng.uniform(0, w), h*rng.uniform(.85, 1.05), h*rng.uniform(.15, .35), shift[2] + 900)
@@ -436,7 +441,8 @@ def _render_set(folder, split, n_images, seed, image_size, scene): # write image
 
 # %% ../../nbs/datasets/10_people.ipynb #9d9d4649
 def _check_scene(split, n_images, image_size, people, heights, variety, things):
-    rules = [("split", split, split in SPLITS, "'train' or 'val'"), ("n_images", n_images, n_images >= 1, "at least 1"), ("image_size", image_size, min(image_size) >= 64, "(w, h) of at least 64 pixels"),
+    rules = [("split", split, split in SPLITS, "'train' or 'val'"), ("n_images", n_images, n_images >= 1, "at least 1"),
+             ("image_size", image_size, min(image_size) >= 64, "(w, h) of at least 64 pixels"),
              ("people", people, 1 <= people[0] <= people[1], "1 <= fewest <= most"), ("heights", heights, 0 < heights[0] <= heights[1], "0 < smallest <= largest"),
              ("variety", variety, 0 <= variety <= 1, "0 to 1"), ("things", things, 0 <= things[0] <= things[1], "0 <= fewest <= most")]
     for name, value, good, expected in rules:
@@ -454,26 +460,17 @@ def make_people(
     variety=.6,           # of poses and views, 0..1; at 1 the hardest
     things=(1, 4)         # number of things behind them
 ) -> PoseSet:
-    "Rendered people with COCO annotations and simulated detector boxes, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
+    "Rendered people with COCO annotations, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
     _check_scene(split, n_images, image_size, people, heights, variety, things)
     scene = dict(people=tuple(people), heights=tuple(heights), variety=variety, things=tuple(things))
     key = content_hash(source_hash(make_people), split, n_images, seed, list(image_size), sorted(scene.items()))
     final = Path(folder or data_dir()/"people")/f"{split}-{n_images}-{key}"
-    with _locked(final.with_suffix(".lock")):
+    with locked(final.with_suffix(".lock")):
         if not final.is_dir(): _build(final, split, n_images, seed, tuple(image_size), scene)
     path = final/"annotations.json"
-    made = PoseSet("people", split, check_coco(load_json(path), COCO17, path), final/"images", notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])
-    made.detections["simulated"] = simulated_detector(made, seed=seed)
-    return made
+    return PoseSet("people", split, check_coco(load_json(path), COCO17, path), final/"images", notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])
 
 # %% ../../nbs/datasets/10_people.ipynb #754f7667
-@contextlib.contextmanager
-def _locked(path): # one process at a time; a killed one lets go
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
 def _build(final, *args): # all or nothing
     part = final.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True) # of a build that was killed
