@@ -12,7 +12,7 @@ JOBS = {job.folder: job for job in read_profile(PROFILE)[1]}
 RUN = "outputs/%s/{experiment}/{run}" % PROFILE
 PROCESSES, GPUS = int(config.get("processes", 1)), int(config.get("gpus", len(gpu_ids()))) # a login node sees none: gpus=<number in a node>
 if 0 < GPUS < PROCESSES: raise DataError(f"processes={PROCESSES}: each needs a GPU of its own, there are {GPUS}")
-if workflow.local_exec and "gpu" not in workflow.global_resources: workflow.register_resource("gpu", GPUS) # at once, no more than there are
+if workflow.nodes is None and "gpu" not in workflow.global_resources: workflow.register_resource("gpu", GPUS) # on this machine, no more at once than it has
 LIBRARY = [p for p in glob_wildcards("thesis_lib/{path,.+\\.py}").path if not p.endswith(("_modidx.py", "report.py", "workflow.py"))]
 TABLES = ["thesis_lib/report.py", *expand("data/published/{f}", f=glob_wildcards("data/published/{f,.+\\.csv}").f), *expand("templates/{f}", f=glob_wildcards("templates/{f,table.+}").f)]
 PYTHON = f"{shlex.quote(sys.executable)} -m"
@@ -40,7 +40,7 @@ rule experiment: # papermill writes run.ipynb, which stays if the run fails
     output: record=RUN + "/record.json", notebook=RUN + "/report.ipynb"
     params: folder=RUN, yaml=lambda w: yaml.safe_dump(job(w).params), cwd=lambda w: os.path.dirname(job(w).notebook), processes=processes
     log: RUN + "/run.log"
-    threads: lambda w: workflow.cores if job(w).alone else processes(w)
+    threads: lambda w: workflow.cores if job(w).alone and workflow.local_exec else processes(w)
     resources: gpu=lambda w: min(processes(w), GPUS) if job(w).gpu else 0
     shell: r"""
         export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1

@@ -504,7 +504,7 @@ def _details(record) -> list: # (name, text) of what is rarely looked up
     return [(k, v) for k, v in (("parameters", ", ".join(f"{k} = {v}" for k, v in sorted(record.params.items()))), ("data", pairs(record.data)), ("versions", pairs(record.versions)),
                                 ("checkpoint", record.checkpoint), ("commit", record.git.get("commit", ""))) if v]
 
-def _study_views(records, home) -> list: # studies, in each its experiments, in each its runs
+def _study_views(records, home, order) -> list: # studies, in each its experiments (those with tables first, then as in `order`), in each its runs
     import nbformat
     studies = {}
     for r in records: studies.setdefault(r.experiment.split("/")[0], {}).setdefault(r.experiment, []).append(r)
@@ -518,7 +518,8 @@ def _study_views(records, home) -> list: # studies, in each its experiments, in 
             all_.append(dict(experiment=experiment, id=_slug(experiment), title=_inline(title), answer=_inline(answer), runs=runs,
                              contents=runs[0]["tables"] + runs[0]["figures"] if len(runs) == 1 else [],
                              notes=list(dict.fromkeys(n for run in runs for n in run["notes"]))))
-        shown = sorted((e for e in all_ if any(r["tables"] + r["figures"] for r in e["runs"])), key=lambda e: (len(e["runs"]) > 1, not any(r["tables"] for r in e["runs"])))
+        shown = sorted((e for e in all_ if any(r["tables"] + r["figures"] for r in e["runs"])), 
+                       key=lambda e: (len(e["runs"]) > 1, not any(r["tables"] for r in e["runs"]), order.index(e["experiment"]) if e["experiment"] in order else len(order)))
         views.append(dict(id=_slug(study), title=study.replace("_", " ").capitalize(), experiments=shown, all=all_))
     return views
 
@@ -535,14 +536,15 @@ def build_index(
     for r in records:
         if (found := r.path.relative_to(home).as_posix()) != _name(r): raise DataError(f"{r.path/'record.json'}: the record is of {_name(r)}, but lies in {found}")
     profile = Path(thesis_lib.__file__).parents[1]/"profiles"/f"{home.name}.yaml"
-    if about is None: about = (yaml.safe_load(profile.read_text()) or {}).get("about", "") if profile.is_file() else ""
+    declared = (yaml.safe_load(profile.read_text()) or {}) if profile.is_file() else {}
+    about = declared.get("about", "") if about is None else about
     commits = sorted({r.git.get("commit", "")[:10] for r in records} - {""})
     unclean, days = sum(not r.git.get("clean") for r in records), sorted({r.started[:10] for r in records})
     facts = [f"{len(records)} runs", " to ".join(dict.fromkeys((days[0], days[-1]))), f"commit {', '.join(commits) or 'unknown'}", ", ".join(sorted({r.device for r in records})),
              *(f"{k} {', '.join(found)}" for k in ("python", "torch") if (found := sorted({r.versions[k] for r in records if k in r.versions})))]
     facts = [dict(text=f, warn=False) for f in facts] + [dict(text=f"{unclean} of the runs with uncommitted changes", warn=True)] * bool(unclean)
-    page = _render("index.html.j2", profile=home.name, about=about, facts=facts, studies=_study_views(records, home), n_runs=len(records), version=thesis_lib.__version__,
-                   css=_css("page", "table", "index"))
+    page = _render("index.html.j2", profile=home.name, about=about, facts=facts, studies=_study_views(records, home, list(declared.get("experiments", []))),
+                   n_runs=len(records), version=thesis_lib.__version__, css=_css("page", "table", "index"))
     (home/"index.html").write_text(page, encoding="utf-8")
     return home/"index.html"
 
