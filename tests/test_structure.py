@@ -65,7 +65,7 @@ def test_library_notebooks_hold_no_errors_and_small_cells():
 def test_readme_numbers_come_from_records():
     "Each number of the results table in README.md is printed from a committed record: `value<!-- record metric -->`."
     from thesis_lib.core import read_record
-    cited = re.findall(r"([\d.]+)<!-- (\S+) (\S+) -->", (ROOT/"README.md").read_text())
+    cited = re.findall(r"([\d.]+)<!-- (\S+) (.+?) -->", (ROOT/"README.md").read_text())
     assert cited, "README.md cites no record"
     for text, run, metric in cited:
         value = read_record(ROOT/"outputs"/run).metrics[metric].value
