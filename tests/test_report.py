@@ -1,6 +1,5 @@
 """The report on a small outputs tree: firewall, links, refusals, command line. `demo` also feeds the browser test."""
 import base64, io, re, shutil, subprocess, sys
-from pathlib import Path
 
 import matplotlib
 matplotlib.use("Agg")

@@ -1,5 +1,5 @@
 "The house rules of the tree: who may import whom, experiment notebooks, generated code."
-import ast, json, re, subprocess
+import ast, re, subprocess
 from pathlib import Path
 import nbformat, pytest
 from conftest import ROOT

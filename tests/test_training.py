@@ -1,7 +1,6 @@
 "Training survives a kill, a full disk and several processes."
 import json, resource, signal, subprocess, sys, time
 from pathlib import Path
-import pytest
 
 TOY = Path(__file__).parent/"toy_training.py"
 
