@@ -2,6 +2,7 @@
 import os, subprocess, sys
 from pathlib import Path
 import pytest
+from thesis_lib.core import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,3 +16,10 @@ def run():
 
 @pytest.fixture
 def python(run): return lambda *args, **kwargs: run(sys.executable, *args, **kwargs)
+
+def says(call, *parts):
+    "The call ends in a DataError of one sentence (one line) that contains every part."
+    with pytest.raises(DataError) as caught: call()
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+    for part in parts: assert part in message, message

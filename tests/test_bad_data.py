@@ -2,8 +2,9 @@
 import http.server, io, json, subprocess, sys, threading, zipfile
 import numpy as np, pytest
 from PIL import Image
+from conftest import says
 from thesis_lib.annotations import MAX_PIXELS, check_files, load_json, person_boxes, read_image, subset
-from thesis_lib.core import DataError, data_root, file_sha256
+from thesis_lib.core import data_root, file_sha256
 from thesis_lib.datasets import coco as coco_module
 from thesis_lib.datasets.coco import DETECTIONS_FILE, download_coco, fully_annotated, load_coco
 from thesis_lib.datasets.lspet import as_coco17, convert_lspet, load_lspet
@@ -26,14 +27,6 @@ def made(tmp_path):
     def write(content=content): (tmp_path/"annotations/person_keypoints_val2017.json").write_text(json.dumps(content))
     write()
     return tmp_path, content, write
-
-
-def says(call, *parts):
-    "The call ends in a DataError of one sentence (one line) that contains every part."
-    with pytest.raises(DataError) as caught: call()
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 600
-    for part in parts: assert part in message, message
 
 
 # ---- annotations

@@ -21,7 +21,9 @@ OPEN_ALL = """(async () => {
   document.querySelectorAll('details').forEach(d => d.open = true);
   const images = [...document.images]; images.forEach(i => i.loading = 'eager');
   await Promise.all(images.map(i => i.decode().catch(() => {})));
-  return {empty: images.filter(i => !(i.complete && i.naturalWidth > 1 && i.naturalHeight > 1 && i.getBoundingClientRect().width > 1)).map(i => i.src.slice(0, 120)),
+  const videos = [...document.querySelectorAll('video')];
+  await Promise.all(videos.map(v => new Promise(r => { v.onloadeddata = v.onerror = r; v.preload = 'auto'; v.load(); })));
+  return {stuck: videos.filter(v => !(v.readyState > 1 && v.videoWidth > 1 && v.duration > 0)).map(v => v.src.slice(0, 120)), empty: images.filter(i => !(i.complete && i.naturalWidth > 1 && i.naturalHeight > 1 && i.getBoundingClientRect().width > 1)).map(i => i.src.slice(0, 120)),
           unnamed: images.filter(i => !i.alt).length, images: images.length, page: document.documentElement.scrollWidth, window: innerWidth,
           links: [...document.querySelectorAll('a[href]')].map(a => a.href),
           wide: [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.tl-scroll, .scroll, pre, math')).map(e => e.tagName + '.' + e.className).slice(0, 5)};
@@ -110,6 +112,7 @@ def test_pages(browser, home, width, tmp_path):
         name = f"{page.relative_to(home)} at {width} px"
         assert not browser.events, f"{name}: {browser.events[:3]}"
         assert not seen["empty"], f"{name}: empty figures {seen['empty']}"
+        assert not seen["stuck"], f"{name}: films that do not play {seen['stuck']}"
         assert not seen["unnamed"], f"{name}: {seen['unnamed']} images without alternative text"
         assert seen["page"] <= width, f"{name}: the page is {seen['page']} px wide, because of {seen['wide']}"
         missing = [u for u in seen["links"] if u.startswith("file:") and not Path(unquote(urlsplit(u).path)).exists()]

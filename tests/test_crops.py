@@ -6,7 +6,9 @@ import cv2, numpy as np, pytest, torch
 from thesis_lib.annotations import PoseSet
 from thesis_lib.core import DataError
 from thesis_lib.datasets import crops
-from thesis_lib.datasets.crops import Augment, build, uniform
+from thesis_lib import batches
+from thesis_lib.batches import uniform
+from thesis_lib.datasets.crops import Augment, build
 from thesis_lib.skeletons import COCO17
 
 SIZE = (72, 96)
@@ -148,7 +150,7 @@ def test_every_setting_has_its_own_store(people, store, tmp_path):
 def equal(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
 
 def test_random_numbers_never_change():
-    assert int(crops._mix(np.zeros(1, np.uint64))[0]) == 0xE220A8397B1DCDAF # splitmix64's first output for seed 0
+    assert int(batches._mix(np.zeros(1, np.uint64))[0]) == 0xE220A8397B1DCDAF # splitmix64's first output for seed 0
     assert np.array_equal(uniform(1, 2, [3, 4], 3), np.concatenate([uniform(1, 2, [3], 3), uniform(1, 2, [4], 3)]))
     everything = np.stack([uniform(s, e, [i], 2, stream) for s in range(3) for e in range(3) for i in range(3) for stream in range(2)])
     assert len(np.unique(everything)) == everything.size

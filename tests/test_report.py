@@ -91,9 +91,12 @@ def summary(records, published):
                                        ("rank", "Figure 9", "Effective rank of the score matrices against head size, one point a head.", (4.5, 3))):
         top.figure(picture(3, size), name, title, caption)
     plt.close("all")
+    film = top.video(np.linspace(0, 255, 12 * 48 * 64 * 3).reshape(12, 48, 64, 3).astype(np.uint8), "turn", "Figure 2", "The same pose, turning.")
     top.notes = ["Made data, scaled down: these numbers are not comparable to the published ones."]
     top.save()
-    nbformat.write(notebook("Does a freed head size $d_h$ help in 2D pose?", "At this size no gain over the base can be told from noise; the gain in the published table is between two box protocols.", "poses"), top.path / "report.ipynb")
+    page = notebook("Does a freed head size $d_h$ help in 2D pose?", "At this size no gain over the base can be told from noise; the gain in the published table is between two box protocols.", "poses")
+    page.cells.append(new_code_cell("record.video(frames, 'turn', 'Figure 2', 'The same pose, turning.')", outputs=[new_output("display_data", data={"text/html": film._repr_html_(), "text/plain": "<Video>"})]))
+    nbformat.write(page, top.path / "report.ipynb")
 
 
 def demo(home, monkeypatch):
@@ -194,6 +197,12 @@ def test_report_of_a_run(tree):
     assert soup.select_one("figure.fig figcaption strong").text == "Poses." and soup.select_one("h1").text.startswith("How well")
 
 
+def test_a_film_plays_from_the_report_and_from_the_index(tree):
+    report, index = (BeautifulSoup((tree / "smoke" / p).read_text(), "html.parser") for p in ("flexible_heads/table1/main/report.html", "index.html"))
+    assert report.select_one("figure.fig video source")["src"].startswith("data:video/webm;base64,") and report.select("figure.fig figcaption strong")[-1].text == "Figure 2."
+    assert index.select_one("figure.fig video")["src"].endswith("figures/turn.webm") and (tree / "smoke" / index.select_one("figure.fig video")["poster"]).is_file()
+
+
 def test_report_refuses(tmp_path):
     path = tmp_path / "report.ipynb"
     with pytest.raises(DataError, match="report.ipynb: no such notebook"): run_html(path)
@@ -228,10 +237,11 @@ def test_check_finds(copy):
     top = copy / "flexible_heads/table1/main"
     plt.imsave(top / "figures/rank.png", np.zeros((4, 4, 3)))
     (top / "figures/poses.png").write_bytes(b"")
+    (top / "figures/turn.webm").unlink()
     (copy / "flexible_heads/pose2d/base_s0/report.html").unlink()
     (copy / "extra.html").write_text('<a href="#nowhere">a</a><link rel="stylesheet" href="https://example.org/a.css"><style>@import "//example.org/b.css";</style>')
     found = "\n".join(check_html(copy))
-    for text in ("rank.png' shows one colour only", "poses.png' is empty", "pose2d/base_s0/report.html' leads nowhere", "'#nowhere': the page has no such place",
+    for text in ("turn.webm' leads nowhere", "rank.png' shows one colour only", "poses.png' is empty", "pose2d/base_s0/report.html' leads nowhere", "'#nowhere': the page has no such place",
                  "extra.html: loads https://example.org/a.css", "extra.html: loads //example.org/b.css"): assert text in found
     assert check_html(copy / "flexible_heads/pose2d/dh16_s0/figures") != [] # no page at all
 

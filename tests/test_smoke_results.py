@@ -15,6 +15,25 @@ def test_the_base_row_learns_what_the_floors_do_not(runs):
     assert runs["mean_pose"].metrics["gt/AP"].value < 0.1
     assert runs["untrained"].metrics["gt/AP"].value < 0.1
 
+def record(experiment, run="main"): return read_records(SMOKE/"flexible_heads"/experiment/run)[0]
+
+def test_lifters_beat_the_mean_pose():
+    table = record("pose3d_table2")
+    floor = table.metrics["gt/P1_per_action/mean_pose"].value
+    assert floor > 100 and all(table.metrics[f"gt/P1_per_action/{n}"].value < floor / 2 for n in ("base", "mlp", "tcn"))
+    assert table.metrics["gt/P1-base/mlp"].ci # whoever is ahead, with interval
+    assert table.metrics["gt/P1_per_action/base"].protocol["source2d"] == "gt" != table.metrics["simulated/P1_per_action/base"].protocol["source2d"]
+
+def test_films_are_learnt_and_text_mined_labels_cost():
+    clean, mined = ([r.metrics["relabelled/AUC_macro"].value for r in read_records(SMOKE/"flexible_heads"/"chest") if r.run.startswith(f"{run}_seed")] for run in ("base", "original"))
+    assert len(clean) >= 2 and min(clean) >= 0.85
+    fall = record("chest_table3").metrics["training/relabelled/macro"]
+    assert fall.ci[0] > 0 and sum(clean) / len(clean) > sum(mined) / len(mined) + 0.02
+
+def test_maps_point_at_lesions():
+    maps = record("chest_figures").metrics
+    assert maps["pointing/Grad-CAM"].value >= 2 * maps["pointing/Random maps (floor)"].value
+
 def test_every_run_stays_small(runs):
     assert max(r.peak_memory_mb for r in read_records(SMOKE)) < 4096 # two at a time stay under 8 GiB
 

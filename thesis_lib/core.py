@@ -197,10 +197,14 @@ def figure(self: RunRecord, fig, name: str, title: str, caption: str):
     for kind, options in dict(png=dict(dpi=160), pdf=dict(metadata={"CreationDate": None})).items():
         file = io.BytesIO(); fig.savefig(file, format=kind, bbox_inches="tight", **options)
         write_atomic(folder/f"{name}.{kind}", file.getvalue())
-    self.figures = [f for f in self.figures if f["name"] != name] + [dict(name=name, title=title, caption=caption)]
+    self._list_figure(name=name, title=title, caption=caption)
     import matplotlib.pyplot as plt
     plt.close(fig) # shown once, as the value of the cell
     return fig
+
+@patch
+def _list_figure(self: RunRecord, **entry): # the latest of a name wins
+    self.figures = [f for f in self.figures if f["name"] != entry["name"]] + [entry]
 
 @patch
 def save(self: RunRecord):
@@ -210,6 +214,43 @@ def save(self: RunRecord):
     path = self.path/"record.json"
     write_atomic(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
     return path
+
+# %% ../nbs/00_core.ipynb #92f07e79
+@patch
+def video(self: RunRecord,
+    frames,            # (t h w 3) uint8 RGB
+    name: str, title: str, caption: str,
+    fps=25             # frames a second
+): # what JupyterLab and the report play
+    "Save an animation as `figures/<name>.webm`, with a still as `.png`, and list it for the report; `DataError` for frames of another shape or type."
+    import cv2
+    from IPython.display import Video
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise DataError(f"{name}: expected frames (t h w 3) of uint8, got {frames.shape} of {frames.dtype}")
+    folder = self.path/"figures"; folder.mkdir(parents=True, exist_ok=True)
+    h, w = (s - s % 2 for s in frames.shape[1:3]) # VP8 wants even sizes
+    frames = np.ascontiguousarray(frames[:, :h, :w, ::-1])
+    part = folder/f".{name}.part.webm"
+    with _quiet_stderr(): # the codec's tag is right for WebM, yet OpenCV remarks on it
+        film = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"VP80"), fps, (w, h))
+        for frame in frames: film.write(frame)
+        film.release()
+    if not part.exists() or not part.stat().st_size: raise DataError(f"{part}: the film could not be written; this build of OpenCV has no VP8, or the disk is full")
+    part.replace(folder/f"{name}.webm")
+    write_atomic(folder/f"{name}.png", cv2.imencode(".png", frames[len(frames) // 2])[1].tobytes())
+    self._list_figure(name=name, title=title, caption=caption, video=True)
+    return Video(folder/f"{name}.webm", embed=True, html_attributes="controls loop muted playsinline")
+
+@contextmanager
+def _quiet_stderr(): # what C code prints
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for f in (kept, nowhere): os.close(f)
 
 # %% ../nbs/00_core.ipynb #c2effcd7
 _KINDS = {f.name: {"str": str, "int": int, "float": (int, float), "dict": dict, "list": list}[f.type] for f in fields(RunRecord)}

@@ -7,7 +7,10 @@ from __future__ import annotations
 import inspect, math, re
 from contextlib import ExitStack
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path
@@ -17,12 +20,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 from .core import DataError, count_parameters
-from .skeletons import COCO17, Skeleton
+from .skeletons import COCO17, H36M17, Skeleton
 
 # %% auto #0
 __all__ = ['WIDTH', 'set_style', 'as_image', 'show_image', 'draw_skeleton', 'standing_pose', 'skeleton_figure', 'overlay_people',
-           'contact_sheet', 'overlay_map', 'show_heatmaps', 'attention_rows', 'show_attention', 'plot_curves',
-           'plot_intervals', 'trace_model', 'model_diagram']
+           'contact_sheet', 'project_view', 'draw_pose_3d', 'show_lifting', 'pose_frames', 'overlay_map',
+           'show_heatmaps', 'attention_rows', 'show_attention', 'plot_curves', 'plot_intervals', 'trace_model',
+           'model_diagram']
 
 # %% ../nbs/07_plots.ipynb #54d024bb
 WIDTH = 6.3 # inches, text width of an A4 page
@@ -79,6 +83,10 @@ def _halo(width, color="white"): return [Stroke(linewidth=width, foreground=colo
 
 def _fade(color, strength): return tuple(strength * np.array(to_rgb(color)) + (1 - strength) * .93)
 
+def _bone_color(skeleton, a, b):
+    sides = {skeleton.side[a], skeleton.side[b]} - {"mid"}
+    return _SIDES[sides.pop() if len(sides) == 1 else "mid"]
+
 def draw_skeleton(
     ax, keypoints,        # (k 2) pixels; joints that are not finite are left out
     visible=None,         # (k,) 0 absent, 1 occluded, 2 visible; or truth values; None: all visible
@@ -88,17 +96,17 @@ def draw_skeleton(
     color=None,           # one colour instead of left, right and middle
     width=1.6,            # bones, points
     size=3.2,             # diameter of a joint, points
-    outline="white"       # halo that keeps lines readable on any image
+    outline="white",      # halo that keeps lines readable on any image
+    depth=None            # (k,) near bones are drawn over far ones; None: in their order
 ):
     "Draw one person into `ax`; `DataError` if the joints do not fit the skeleton."
     p, v = _points(keypoints, visible, skeleton)
     s = np.ones(skeleton.k) if scores is None else np.clip(np.asarray(scores, float), 0, 1)
     if s.shape != (skeleton.k,): raise DataError(f"scores: expected ({skeleton.k},) for {skeleton.name}, got shape {s.shape}")
     if image is not None: show_image(ax, image)
-    for a, b in skeleton.bones:
+    for a, b in skeleton.bones if depth is None else sorted(skeleton.bones, key=lambda bone: -depth[list(bone)].sum()):
         if not (v[a] and v[b]): continue
-        sides = {skeleton.side[a], skeleton.side[b]} - {"mid"}
-        c = _fade(color or _SIDES[sides.pop() if len(sides) == 1 else "mid"], min(s[a], s[b]))
+        c = _fade(color or _bone_color(skeleton, a, b), min(s[a], s[b]))
         ax.plot(*p[[a, b]].T, color=c, lw=width, solid_capstyle="round", path_effects=_halo(width + 1, outline), zorder=3)
     for j in np.flatnonzero(v):
         c = _fade(color or _SIDES[skeleton.side[j]], s[j])
@@ -217,6 +225,150 @@ def contact_sheet(
     fig, axes = _grid(len(images), max(i.shape[0] / i.shape[1] for i in images), columns, width, "none" if titles is None else "all")
     for ax, picture, title in zip(axes, images, titles or [None] * len(images)): show_image(ax, picture, title=title)
     return fig
+
+# %% ../nbs/07_plots.ipynb #ffbb8ccf
+_SQUARE = 500. # mm, of the ground
+_VIEWS = {"from the front": (0., 12.), "from the side": (90., 12.)} # azimuth and elevation, degrees
+
+def project_view(
+    points,         # (.. 3) mm
+    azimuth=0.,     # degrees round the vertical: 0 from the camera, 90 from the person's side as the camera sees it, on the right
+    elevation=12.,  # degrees above the horizon
+    axes="camera"   # of the points: "camera" (x right, y down, z away) or "world" (z up)
+) -> tuple: # (.. 2) right and up, (..) away, mm
+    "Parallel projection of points, and how far away they are; `DataError` for other axes."
+    if axes not in ("camera", "world"): raise DataError(f"axes = {axes!r}: expected 'camera' (y down) or 'world' (z up)")
+    p = np.asarray(points, float)
+    x, up, z = (p[..., 0], -p[..., 1], p[..., 2]) if axes == "camera" else (p[..., 0], p[..., 2], p[..., 1])
+    a, e = np.deg2rad((azimuth, elevation))
+    right, away = np.cos(a) * x + np.sin(a) * z, np.cos(a) * z - np.sin(a) * x
+    return np.stack([right, np.cos(e) * up + np.sin(e) * away], -1), np.cos(e) * away - np.sin(e) * up
+
+# %% ../nbs/07_plots.ipynb #18556549
+def _space(poses, axes): # root-free extent of poses (.. k 3): middle on the ground, radius, height of ground
+    p = _array(poses.reshape(-1, 3), "pose", 2)
+    p = p[np.isfinite(p).all(1)]
+    if not len(p): raise DataError("pose: expected finite joints, got none")
+    up = -p[:, 1] if axes == "camera" else p[:, 2]
+    flat = p[:, [0, 2]] if axes == "camera" else p[:, :2]
+    middle = (flat.min(0) + flat.max(0)) / 2
+    return middle, max(np.linalg.norm(flat - middle, axis=1).max(), np.ptp(up) / 2) * 1.08, up.min(), (up.min() + up.max()) / 2
+
+def _stage(ax, space, azimuth, elevation, axes): # the ground, and limits that fit every view of the same space
+    (x, z), r, floor, height = space
+    place = lambda x, z, up: project_view((x, -up, z) if axes == "camera" else (x, z, up), azimuth, elevation, axes)[0]
+    n = np.ceil(r / _SQUARE) * _SQUARE
+    for s in np.arange(-n, n + 1, _SQUARE):
+        for line in (((s, -n), (s, n)), ((-n, s), (n, s))): ax.plot(*np.array([place(x + a, z + b, floor) for a, b in line]).T, color="#dcdcdc", lw=.6, zorder=0)
+    cx, cy = place(x, z, height)
+    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal"); ax.axis("off")
+    return ax
+
+# %% ../nbs/07_plots.ipynb #9cb559c5
+def _pose(pose, name, skeleton): # (k 3) checked
+    p = _array(pose, name, 2)
+    if p.shape != (skeleton.k, 3): raise DataError(f"{name}: expected ({skeleton.k} 3) for {skeleton.name}, got shape {p.shape}")
+    return p
+
+def draw_pose_3d(
+    ax, pose,          # (k 3) mm
+    skeleton: Skeleton = H36M17, *,
+    azimuth=0., elevation=12., # degrees, see `project_view`
+    reference=None,    # (k 3) the true pose, thin and dark underneath
+    axes="camera",     # or "world", z up
+    title=None, width=1.6, size=2.6 # points
+):
+    "One pose in space from one side, over a light ground; `DataError` if the joints do not fit the skeleton."
+    poses = [_pose(pose, "pose", skeleton)] + ([] if reference is None else [_pose(reference, "reference", skeleton)])
+    _stage(ax, _space(np.stack(poses), axes), azimuth, elevation, axes)
+    for p, style in zip(poses[::-1], [dict(color="#1a1a1a", width=.8, size=1.8)] * (len(poses) - 1) + [dict(width=width, size=size)]):
+        flat, depth = project_view(p, azimuth, elevation, axes)
+        draw_skeleton(ax, flat, skeleton=skeleton, depth=depth, **style)
+    if title: ax.set_title(title, pad=2)
+    return ax
+
+# %% ../nbs/07_plots.ipynb #dca16672
+def _lifted(poses2d, predicted, truth, skeleton): # arrays of one length, checked
+    given = dict(poses2d=(poses2d, 2), predicted=(predicted, 3)) | ({} if truth is None else dict(truth=(truth, 3)))
+    arrays = {name: _array(x, name, 3) for name, (x, _) in given.items()}
+    for name, a in arrays.items():
+        want = len(arrays["poses2d"]), skeleton.k, given[name][1]
+        if a.shape != want or not len(a): raise DataError(f"{name}: expected {want}, one pose a frame, got shape {a.shape}")
+    return *arrays.values(), *[None] * (truth is None)
+
+def _flat_limits(ax, flat): # room for 2D poses (.. k 2) with y up, equal aspect
+    p = flat.reshape(-1, 2); p = p[np.isfinite(p).all(1)]
+    (cx, cy), r = (p.min(0) + p.max(0)) / 2, np.ptp(p, axis=0).max() * .54
+    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal"); ax.axis("off")
+
+def show_lifting(
+    poses2d,         # (n k 2) what the lifter saw, y down
+    predicted,       # (n k 3) mm
+    truth=None,      # (n k 3) mm
+    skeleton: Skeleton = H36M17, *,
+    images=None,     # n pictures in place of plain ground; poses2d are then in their pixels
+    titles=None,     # n texts, one a row
+    axes="camera", width=WIDTH # inches
+):
+    "Rows of 2D input and of the prediction over the truth from two sides; `DataError` if they do not belong together."
+    poses2d, predicted, truth = _lifted(poses2d, predicted, truth, skeleton)
+    fig, axs = plt.subplots(len(poses2d), 3, figsize=(width, len(poses2d) * width * .36 + .15), squeeze=False, layout="constrained")
+    for i, row in enumerate(axs):
+        draw_skeleton(row[0], poses2d[i] * (1, 1 if images else -1), skeleton=skeleton, image=images[i] if images else None)
+        if not images: _flat_limits(row[0], poses2d[i] * (1, -1))
+        for ax, (name, (azimuth, elevation)) in zip(row[1:], _VIEWS.items()):
+            draw_pose_3d(ax, predicted[i], skeleton, azimuth=azimuth, elevation=elevation, reference=None if truth is None else truth[i], axes=axes, title=None if i else name)
+        if not i: row[0].set_title("2D input", pad=2)
+        if titles: row[0].text(0, .5, titles[i], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/07_plots.ipynb #e9dadb5f
+class _Limbs:
+    "A skeleton that moves: one artist for all bones, one for all joints."
+    def __init__(self, ax, skeleton, color=None, width=1.8, size=9):
+        self.skeleton, self.bones = skeleton, np.array(skeleton.bones)
+        self.colors = np.array([to_rgb(color or _bone_color(skeleton, a, b)) for a, b in self.bones])
+        style = dict(animated=True, path_effects=_halo(width + 1.2))
+        self.artists = [ax.add_collection(LineCollection([], lw=width, capstyle="round", **style), autolim=False),
+                        ax.scatter(*np.zeros((2, skeleton.k)), s=size, color=[color or _SIDES[s] for s in skeleton.side], animated=True, lw=0, zorder=4)]
+
+    def draw(self, flat, depth=None): # (k 2), (k,)
+        order = np.arange(len(self.bones)) if depth is None else np.argsort(-depth[self.bones].sum(1))
+        lines, joints = self.artists
+        lines.set(segments=flat[self.bones[order]], color=self.colors[order]); joints.set_offsets(flat)
+        for artist in self.artists: artist.axes.draw_artist(artist)
+
+def _film(canvas, moves, n): # frames of what the moves draw over a still background
+    canvas.draw()
+    still, frames = canvas.copy_from_bbox(canvas.figure.bbox), []
+    for i in range(n):
+        canvas.restore_region(still)
+        for move in moves: move(i)
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return np.stack(frames)
+
+# %% ../nbs/07_plots.ipynb #d87d5a29
+def pose_frames(
+    poses2d,         # (t k 2) what the lifter saw, y down
+    predicted,       # (t k 3) mm
+    truth=None,      # (t k 3) mm
+    skeleton: Skeleton = H36M17, *,
+    size=(768, 272), # (w, h) pixels, even for the sake of video codecs
+    axes="camera"
+) -> np.ndarray: # (t h w 3) uint8
+    "Frames of an animation: 2D input, and the prediction over the truth from two sides; `DataError` if they do not belong together."
+    poses2d, predicted, truth = _lifted(poses2d, predicted, truth, skeleton)
+    fig = Figure(figsize=np.array(size) / 100, dpi=100, facecolor="white")
+    canvas, space, moves = FigureCanvasAgg(fig), _space(predicted if truth is None else np.concatenate([predicted, truth]), axes), []
+    def move(limbs, flat, depth=(None,) * len(poses2d)): moves.append(lambda i: limbs.draw(flat[i], depth[i]))
+    for i, (title, view) in enumerate({"2D input": None, **_VIEWS}.items()):
+        ax = fig.add_axes([i / 3, 0, 1 / 3, .92]); ax.set_title(title, pad=2, fontsize=9)
+        if view is None: _flat_limits(ax, poses2d * (1, -1)); move(_Limbs(ax, skeleton), poses2d * (1, -1)); continue
+        _stage(ax, space, *view, axes)
+        if truth is not None: move(_Limbs(ax, skeleton, "#1a1a1a", 1, 4), *project_view(truth, *view, axes))
+        move(_Limbs(ax, skeleton), *project_view(predicted, *view, axes))
+    return _film(canvas, moves, len(poses2d))
 
 # %% ../nbs/07_plots.ipynb #b8669530
 def overlay_map(

@@ -453,13 +453,14 @@ def check_html(
     for page, soup in soups.items():
         say = lambda text: problems.append(f"{page.relative_to(Path(folder).resolve()) if Path(folder).is_dir() else page.name}: {text}")
         for url in _loaded(str(soup)): say(f"loads {url}")
-        for tag, url in [(t, t.get("href" if t.name == "a" else "src", "")) for t in soup(["a", "img"])]:
+        for tag, url in [(t, t.get("href" if t.name == "a" else "src", "")) for t in soup(["a", "img", "video"])]:
             if url.startswith("data:image") and "base64," in url:
                 if (bad := _image_problem(base64.b64decode(url.split("base64,", 1)[1]))): say(f"an embedded image {bad}")
                 continue
+            if url.startswith("data:video"): continue
             if tag.name == "a" and not tag.has_attr("href") or re.match(r"(?i)[a-z][a-z0-9+.-]*:", url): continue
             parts = urlsplit(url); target = (page.parent/unquote(parts.path)).resolve() if parts.path else page
-            if not target.exists(): say(f"{'link' if tag.name == 'a' else 'image'} {url!r} leads nowhere")
+            if not target.exists(): say(f"{dict(a='link', img='image', video='video')[tag.name]} {url!r} leads nowhere")
             elif tag.name == "img" and (bad := _image_problem(target.read_bytes())): say(f"image {url!r} {bad}")
             elif parts.fragment and target in ids and unquote(parts.fragment) not in ids[target]: say(f"link {url!r}: the page has no such place")
     return problems
@@ -485,9 +486,9 @@ def _run_view(record, home) -> dict: # everything the index shows of one run
         place = f"{id}-{_slug(t['name'])}"
         tables.append(dict(t, id=place, html=_relocate(files["html"].read_text(), f"{here}/tables", place), csv=_link(files["csv"], home), tex=_link(files["tex"], home)))
     for f in record.figures:
-        png, pdf = (_needed(folder/"figures"/f"{f['name']}.{kind}", f"the figure {f['name']!r} that record.json lists") for kind in ("png", "pdf"))
+        png, file = (_needed(folder/"figures"/f"{f['name']}.{kind}", f"the figure {f['name']!r} that record.json lists") for kind in ("png", "webm" if f.get("video") else "pdf"))
         with Image.open(png) as image: w, h = (round(v * 96 / image.info.get("dpi", (160,))[0]) for v in image.size)
-        figures.append(dict(f, id=f"{id}-{_slug(f['name'])}", png=_link(png, home), pdf=_link(pdf, home), width=w, height=h))
+        figures.append(dict(dict(video=False) | f, id=f"{id}-{_slug(f['name'])}", png=_link(png, home), file=_link(file, home), kind=file.suffix[1:].upper(), width=w, height=h))
     page = next(p for p in (folder/"report.html", folder/"record.json") if p.is_file()) # a run by hand, in JupyterLab, has no report
     return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(page, home), facts=_facts(record),
                 notes=record.notes, tables=tables, figures=figures, metrics=[_metric_view(name, m) for name, m in sorted(record.metrics.items())], details=_details(record))

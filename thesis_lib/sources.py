@@ -6,11 +6,14 @@
 from __future__ import annotations
 from dataclasses import replace
 from .annotations import PoseSet, merge, simulated_detector, subset
-from .core import DataError, data_root, root
-from .datasets import coco, lspet, people
+from .core import DataError, data_dir, data_root, root
+from .datasets import coco, h36m, lspet, mocap, motions, nih, people, radiographs
+from .geometry import ring_around
+from .radiology import ChestSet, merge as merge_films
+from .sequences import MotionSet, view_set
 
 # %% auto #0
-__all__ = ['POSE2D', 'pose2d', 'label']
+__all__ = ['POSE2D', 'POSE3D', 'CHEST', 'pose2d', 'label', 'pose3d', 'chest']
 
 # %% ../nbs/31_sources.ipynb #a309e0db
 POSE2D = ("people", "mini", "coco")
@@ -23,8 +26,7 @@ def pose2d(
     seed=0         # of people that are made, and of the simulated detector
 ) -> PoseSet:
     "A 2D pose data set with COCO-17 joints by name; `DataError` for a name, split or detector that does not exist."
-    if dataset not in POSE2D: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(POSE2D)}")
-    if split not in ("train", "val"): raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
+    _known(dataset, POSE2D, split)
     file = detector not in ("", "simulated")
     if dataset == "people" and file: raise DataError(f"detector {detector!r}: nobody detected rendered people; expected 'simulated', or '' for none")
     if dataset == "people": found = people.make_people(split=split, n_images=n_images or 1000, seed=seed)
@@ -36,10 +38,55 @@ def pose2d(
     return found
 
 # %% ../nbs/31_sources.ipynb #8fc71537
-def label(pose_set) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)"
-    "Name of a validation set as protocols state it: two numbers are comparable only if it is the same."
-    if pose_set.name != "coco": return f"{pose_set.name} ({len(pose_set)} images)"
-    return "COCO 2017" if len(pose_set) == 5000 else f"COCO 2017 ({len(pose_set)} images)"
+def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"
+    "Name of a validation set of any kind as protocols state it: two numbers are comparable only if it is the same."
+    name, whole = _WHOLE.get(found.name, (found.name, -1))
+    return name if len(found) == whole else f"{name} ({len(found):,} {_COUNTED[type(found)]})"
+
+_COUNTED = {PoseSet: "images", MotionSet: "frames", ChestSet: "films"}
+_WHOLE = dict(coco=("COCO 2017", 5000), nih=("ChestX-ray14", 25596), h36m=("Human3.6M", 543344)) # name in print, and how many in its whole validation split
 
 def _first(pose_set, n): # the first n images
     return subset(pose_set, [i["id"] for i in pose_set.coco["images"][:n]]) if n else pose_set
+
+def _known(dataset, names, split):
+    if dataset not in names: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(names)}")
+    if split not in ("train", "val"): raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
+
+# %% ../nbs/31_sources.ipynb #3c2cca02
+POSE3D = ("motions", "mocap", "h36m")
+
+def pose3d(
+    dataset: str,    # one of `POSE3D`
+    split: str,      # "train" or "val"
+    *, source2d="gt",# where the 2D joints come from
+    n_clips=0,       # motions: made for each subject; else the first so many motions; 0 = as many as there are
+    seed=0           # of motions that are made, and of simulated 2D joints
+) -> MotionSet:
+    "Motions seen by cameras, Human3.6M's 17 joints, by name; `DataError` for a name, split or 2D source that does not exist."
+    _known(dataset, POSE3D, split)
+    if dataset == "h36m": return _some(h36m.load_h36m(split, source2d, seed=seed), n_clips)
+    recorded = dataset == "mocap"
+    found = mocap.load_mocap(split)[:n_clips or None] if recorded else motions.make_motions(split, seed=seed, **(dict(n_clips=n_clips) if n_clips else {}))
+    return view_set(dataset, split, found, ring_around, source2d=source2d, seed=seed, notes=[*(mocap.NOTES if recorded else []), "Seen by four made cameras."])
+
+def _some(motion_set, n): # the first n motions, seen by all their cameras
+    keys = list(dict.fromkeys(c.key for c in motion_set.clips))[:n or None]
+    return motion_set.subset(lambda c: c.key in keys)
+
+# %% ../nbs/31_sources.ipynb #7fa4303f
+CHEST = ("radiographs", "cxr", "nih", "nih+cohen")
+
+def chest(
+    dataset: str,  # one of `CHEST`
+    split: str,    # "train" or "val"
+    *, n_images=0, # of made films, 0 = as many as it makes by default; recorded sets are whole
+    seed=0         # of films that are made
+) -> ChestSet:
+    "Chest radiographs with the findings of `radiology.CLASSES`, by name; `DataError` for a name or split that does not exist."
+    _known(dataset, CHEST, split)
+    if dataset == "radiographs": return radiographs.make_radiographs(split=split, seed=seed, **(dict(n_images=n_images) if n_images else {}))
+    parts = [nih.load_nih(split, data_root()/part if dataset == "cxr" else data_dir()/part, name=part) for part in dataset.split("+")]
+    found = merge_films(*parts) if len(parts) > 1 else parts[0]
+    again = (data_root() if dataset == "cxr" else data_dir())/dataset.split("+")[0]/"relabelled.csv"
+    return nih.relabel(found, again) if again.is_file() else found

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2, numpy as np, torch
 from fastcore.basics import patch
 from ..annotations import PoseSet, person_boxes, read_image
+from ..batches import Loader, uniform
 from ..core import DataError, content_hash, data_dir, locked, progress
 from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
 from ..heatmaps import decode, encode, flip_heatmaps
@@ -19,26 +20,7 @@ from ..metrics import oks_nms
 from ..skeletons import SKELETONS, Skeleton
 
 # %% auto #0
-__all__ = ['uniform', 'CropStore', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'Loader', 'predict', 'to_results',
-           'ClassicPipeline']
-
-# %% ../../nbs/datasets/13_crops.ipynb #eabb72b1
-def _mix(x): # one step of splitmix64 on uint64 arrays, which wrap around
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-def uniform(
-    seed, epoch, # integers
-    index,       # (b) of the persons
-    draws,       # numbers wanted for each
-    stream=0     # integer: numbers for another purpose
-): # (b draws) float64 in [0, 1)
-    "Random numbers that depend on nothing but the arguments."
-    key = _mix(np.full(len(index), stream, np.uint64))
-    for part in (seed, epoch, index): key = _mix(key ^ np.asarray(part).astype(np.uint64))
-    return (_mix(key[:, None] + np.arange(draws, dtype=np.uint64)) >> np.uint64(11)) * 2.**-53
+__all__ = ['CropStore', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'predict', 'to_results', 'ClassicPipeline']
 
 # %% ../../nbs/datasets/13_crops.ipynb #e06edb19
 @dataclass
@@ -280,29 +262,6 @@ def to_image(
     return apply_affine(keypoints, invert_affine(matrix))
 
 # %% ../../nbs/datasets/13_crops.ipynb #a7f74aa2
-class Loader:
-    "Batches of one epoch of a `CropStore`, this rank's share; `store.loader` makes it."
-    def __init__(self, store, batch_size, *, seed=0, rank=0, world_size=1, shuffle=True, drop_last=False, index=None, **options):
-        self.store, self.batch_size, self.seed, self.rank, self.world_size, self.shuffle, self.drop_last = store, batch_size, seed, rank, world_size, shuffle, drop_last
-        self.index, self.options, self.epoch = np.arange(len(store)) if index is None else np.asarray(index), options, 0
-        if not len(self): raise DataError(f"{store.about['name']}/{store.about['split']}: {len(self.index)} persons for {world_size} ranks do not fill one batch of {batch_size}")
-
-    def set_epoch(self, epoch): self.epoch = epoch
-
-    def order(self): # rows of this rank in this epoch
-        if not self.shuffle: return self.index[self.rank::self.world_size]
-        order = self.index[np.argsort(uniform(self.seed, self.epoch, self.index, 1, stream=1)[:, 0])]
-        return order[:len(order) - len(order) % self.world_size][self.rank::self.world_size]
-
-    def __len__(self):
-        n = len(self.order())
-        return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
-
-    def __iter__(self):
-        order = self.order()
-        for i in range(len(self)):
-            yield self.store.batch(order[i*self.batch_size:(i + 1)*self.batch_size], seed=self.seed, epoch=self.epoch, **self.options)
-
 @patch
 def loader(
     self: CropStore, batch_size,
@@ -311,7 +270,7 @@ def loader(
     index=None,      # rows to use, default all
     **options        # of `batch`: out_size, heatmap_size, sigma, augment, channels_last
 ) -> Loader: # iterable with `len` and `set_epoch`
-    "Batches in an order that depends on `(seed, epoch)` alone, without overlap between ranks; `DataError` if there is not one batch."
+    "Batches of an epoch, see `batches.Loader`; `DataError` if there is not one."
     return Loader(self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=index, **options)
 
 # %% ../../nbs/datasets/13_crops.ipynb #3cc94111
