@@ -1,7 +1,7 @@
 # Runs every notebook of a profile, and none twice: papermill injects the parameters, nbconvert makes the page, the report gathers the records.
 #   snakemake --cores 2 --config profile=smoke [processes=4] [gpus=4]         (make reproduce does this)
 # With several processes, the runs marked `distributed` are data-parallel: torchrun runs the notebook as a script first, the notebook then finds the finished run.
-import os, re, shlex, sys
+import os, re, shlex, subprocess, sys, tempfile
 from pathlib import Path
 import yaml
 from thesis_lib.core import DataError
@@ -13,11 +13,12 @@ RUN = "outputs/%s/{experiment}/{run}" % PROFILE
 PROCESSES, GPUS = int(config.get("processes", 1)), int(config.get("gpus", len(gpu_ids()))) # a login node sees none: gpus=<number in a node>
 if 0 < GPUS < PROCESSES: raise DataError(f"processes={PROCESSES}: each needs a GPU of its own, there are {GPUS}")
 if workflow.nodes is None and "gpu" not in workflow.global_resources: workflow.register_resource("gpu", GPUS) # on this machine, no more at once than it has
-LIBRARY = [p for p in glob_wildcards("thesis_lib/{path,.+\\.py}").path if not p.endswith(("_modidx.py", "report.py", "workflow.py"))]
+LIBRARY = [p for p in glob_wildcards("thesis_lib/{path,.+\\.py}").path if not p.endswith(("_modidx.py", "report.py", "workflow.py", "warm.py"))]
 TABLES = ["thesis_lib/report.py", *expand("data/published/{f}", f=glob_wildcards("data/published/{f,.+\\.csv}").f), *expand("templates/{f}", f=glob_wildcards("templates/{f,table.+}").f)]
-PYTHON = f"{shlex.quote(sys.executable)} -m"
+PYTHON, WARM = (f"{shlex.quote(sys.executable)} {how}" for how in ("-m", "-P thesis_lib/warm.py")) # the same, but the second is there sooner
 os.environ.update(THESIS_BATCH="1", OMP_WAIT_POLICY="PASSIVE", MALLOC_MMAP_THRESHOLD_="1073741824", MALLOC_TRIM_THRESHOLD_="4294967296", # glibc: keep freed memory, a third of a small training step is page faults
-                  CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0")
+                  CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0",
+                  OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1") # runs side by side: one core each
 
 def job(wildcards): return JOBS[f"{wildcards.experiment}/{wildcards.run}"]
 def processes(wildcards): return PROCESSES if job(wildcards).distributed else 1
@@ -25,6 +26,13 @@ def records(wildcards): return [f"outputs/{PROFILE}/{f}/record.json" for f, j in
 def tables(wildcards): return TABLES if re.search(r"thesis_lib\b.*\breport\b", Path(job(wildcards).notebook).read_text()) else [] # not of a training run
 
 wildcard_constraints: experiment=r"[\w/]+", run=r"[\w.-]+"
+
+onstart: # runs are forks of a process that has imported the libraries: see nbs/42_warm.ipynb
+    if workflow.local_exec and "THESIS_WARM" not in os.environ:
+        warm = os.environ["THESIS_WARM"] = tempfile.mkdtemp(prefix="warm-")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join([warm, *filter(None, [os.environ.get("JUPYTER_PATH")])]) # its kernel is found first
+        end, _ = os.pipe() # its other end stays open for as long as Snakemake lives
+        subprocess.Popen([sys.executable, "-P", "thesis_lib/warm.py", "serve", warm], stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 onerror: print("", *failures(PROFILE), sep="\n", file=sys.stderr)
 
@@ -43,14 +51,13 @@ rule experiment: # papermill writes run.ipynb, which stays if the run fails
     threads: lambda w: workflow.cores if job(w).alone and workflow.local_exec else processes(w)
     resources: gpu=lambda w: min(processes(w), GPUS) if job(w).gpu else 0
     shell: r"""
-        export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-        on_gpus() {{ if [ {resources.gpu} = 0 ]; then "$@"; else {PYTHON} thesis_lib.workflow gpus {resources.gpu} -- "$@"; fi; }}
+        on_gpus() {{ if [ {resources.gpu} = 0 ]; then "$@"; else {WARM} thesis_lib.workflow gpus {resources.gpu} -- "$@"; fi; }}
         exec > {log} 2>&1
         if [ {params.processes} != 1 ]; then
-            {PYTHON} papermill {input.notebook} {params.folder}/train.ipynb --prepare-only -y {params.yaml:q}
-            {PYTHON} nbconvert --to python {params.folder}/train.ipynb
+            {WARM} papermill {input.notebook} {params.folder}/train.ipynb --prepare-only -y {params.yaml:q}
+            {WARM} nbconvert --to python {params.folder}/train.ipynb
             on_gpus {PYTHON} torch.distributed.run --nproc-per-node {params.processes} --standalone {params.folder}/train.py
         fi
-        on_gpus {PYTHON} papermill {input.notebook} {params.folder}/run.ipynb --cwd {params.cwd} -k python3 -y {params.yaml:q} --log-output --no-progress-bar
+        on_gpus {WARM} papermill {input.notebook} {params.folder}/run.ipynb --cwd {params.cwd} -k python3 -y {params.yaml:q} --log-output --no-progress-bar
         mv {params.folder}/run.ipynb {output.notebook}
         """

@@ -22,17 +22,18 @@ def project(tmp_path):
     (tmp_path/"profiles/toy.yaml").write_text(PROFILE)
     return tmp_path
 
-def environment(project): return dict(THESIS_ROOT=str(project), PYTHONPATH=str(project), CUDA_VISIBLE_DEVICES="")
+def environment(project, warm=False): # not warm: each run imports the little it needs by itself
+    return dict(THESIS_ROOT=str(project), PYTHONPATH=str(project), CUDA_VISIBLE_DEVICES="") | ({} if warm else {"THESIS_WARM": ""})
 def command(**variables): return ["make", "reproduce", f"VENV={sys.prefix}", "PROFILE=toy", "CORES=2", *(f"{k}={v}" for k, v in variables.items())]
 
 @pytest.fixture
-def reproduce(run, project): return lambda **variables: run(*command(**variables), cwd=project, env=environment(project))
+def reproduce(run, project): return lambda warm=False, **variables: run(*command(**variables), cwd=project, env=environment(project, warm))
 
 @pytest.fixture
 def records(project): return {n: project/f"outputs/toy/study/toy/{n}/record.json" for n in ("one", "two")}
 
 def test_runs_once_then_nothing_then_only_what_changed(project, reproduce, records):
-    first = reproduce()
+    first = reproduce(warm=True)
     assert first.returncode == 0, first.stderr[-3000:]
     assert {n: json.loads(p.read_text())["metrics"]["value"]["value"] for n, p in records.items()} == dict(one=1.0, two=2.0)
     assert (project/"outputs/toy/index.html").exists() and all((p.parent/"report.html").exists() for p in records.values())
@@ -64,7 +65,7 @@ def test_failing_run_is_one_sentence_and_the_others_are_kept(project, reproduce,
 
 def test_after_kill_9_the_next_call_goes_on(project, reproduce, records):
     (project/"profiles/toy.yaml").write_text(PROFILE.replace("two: {", "two: {seconds: 60.0, "))
-    killed = subprocess.Popen(command(CORES=1), cwd=project, env={**os.environ, **environment(project)}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    killed = subprocess.Popen(command(CORES=1), cwd=project, env={**os.environ, **environment(project, warm=True)}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         _wait(lambda: records["one"].exists() and (records["two"].parent/"rank").exists(), killed) # one is finished, two has begun
         beside = reproduce()
