@@ -50,7 +50,8 @@ class Browser:
 
     def receive(self):
         message = json.loads(self.socket.recv())
-        if message.get("method") in TROUBLE: self.events.append(message)
+        cancelled = message.get("params", {}).get("type") == "Media" and message["params"].get("canceled") # OPEN_ALL loads each film anew; that it then plays is a check of its own
+        if message.get("method") in TROUBLE and not cancelled: self.events.append(message)
         self.loaded |= message.get("method") == "Page.loadEventFired"
         return message
 

@@ -13,7 +13,7 @@ from .radiology import ChestSet, merge as merge_films
 from .sequences import MotionSet, view_set
 
 # %% auto #0
-__all__ = ['POSE2D', 'POSE3D', 'CHEST', 'pose2d', 'label', 'pose3d', 'chest']
+__all__ = ['POSE2D', 'POSE3D', 'CHEST', 'pose2d', 'label', 'halves', 'pose3d', 'chest']
 
 # %% ../nbs/31_sources.ipynb #a309e0db
 POSE2D = ("people", "mini", "coco")
@@ -52,6 +52,12 @@ def _first(pose_set, n): # the first n images
 def _known(dataset, names, split):
     if dataset not in names: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(names)}")
     if split not in ("train", "val"): raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
+
+def halves(pose_set: PoseSet) -> tuple: # (PoseSet, PoseSet)
+    "Every other image, and the rest: to choose an epoch on one half and to measure on the other."
+    ids = [i["id"] for i in pose_set.coco["images"]]
+    if len(ids) < 2: raise DataError(f"{pose_set.name}/{pose_set.split}: has {len(ids)} images, expected at least 2 to halve it")
+    return subset(pose_set, ids[::2]), subset(pose_set, ids[1::2])
 
 # %% ../nbs/31_sources.ipynb #3c2cca02
 POSE3D = ("motions", "mocap", "h36m")

@@ -97,6 +97,7 @@ class FitResult:
     seconds: float        # wall time of training, all starts together
     rate: float           # samples a second, without the first epoch
     starts: int           # 1 = never interrupted
+    kept: int             # the epoch whose weights these are, counted from 0 as in the log
     precision: str
     trained_now: bool = True # False: found finished
 
@@ -129,12 +130,14 @@ def fit(
     schedule=cosine,    # factor of the learning rate as a function of the share of training done
     seed=0, ema=0., clip=0., # weight of the past in the moving average of the weights (0 = off); largest gradient norm (0 = off)
     make_val_loader=None, # as make_loader; its loss is logged as val_loss each epoch
+    keep="last",        # weights of the "last" epoch, or of the "best", where val_loss was lowest
     compile=False,      # torch.compile the model
     key=None            # further JSON values that identify the run: data fingerprints, augmentation, code (`source_hash`) that model and loss rest on ...
 ) -> FitResult:
-    "Train, resume or find finished; `DataError` names the folder if the disk is full."
+    "Train, resume or find finished; `DataError` names the folder if the disk is full, and for a `keep` that cannot be."
+    if keep not in ("last", "best") or (keep == "best" and not make_val_loader): raise DataError(f"keep = {keep!r}: expected 'last', or 'best' with a make_val_loader")
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    settings = dict(epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip)
+    settings = dict(epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip, keep=keep)
     identity = _identity(model, loss, settings, key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if (found := _finished(folder, identity)) is not None:
@@ -145,7 +148,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning") # advice on workers and folders that does not apply here
     task = Task(torch.compile(model) if compile else model, loss, optimizer, schedule, epochs=epochs, seed=seed)
-    trainer, rate = _trainer(folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None)
+    trainer, rate = _trainer(folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None, best=keep == "best")
     clock = time.perf_counter()
     loaders = [_EpochLoader(f(rank, world, device()), task) if f else None for f in (make_loader, make_val_loader)]
     rate.global_batch = loaders[0].loader.batch_size * world
@@ -153,9 +156,9 @@ def fit(
     except OSError as e:
         raise DataError(f"{folder}: training stopped, the checkpoint could not be written ({(e.strerror or str(e)).lower()}); free some space and start again, it resumes") from e
     if trainer.interrupted: raise KeyboardInterrupt
-    result = FitResult(identity, "", world, epochs, trainer.global_step, before + time.perf_counter() - clock, rate.value, starts, str(trainer.precision))
+    result = FitResult(identity, "", world, epochs, trainer.global_step, before + time.perf_counter() - clock, rate.value, starts, epochs - 1, str(trainer.precision))
     first_process_only()
-    return _finish(folder, model, result)
+    return _finish(folder, model, replace(result, kept=_load_best(folder, model)) if keep == "best" else result)
 
 # %% ../nbs/30_training.ipynb #b361477e
 def _finished(folder, identity): # FitResult of an equal run that has ended, or None
@@ -172,7 +175,7 @@ def _resume_point(folder, identity, rank): # (number of this start, seconds trai
     except (OSError, ValueError): state = {}
     if rank > 0: return state.get("starts", 0), 0., state.get("key") == identity
     if state.get("key") != identity:
-        for old in ("last.ckpt", "weights.pt", "finished.json"): (folder/old).unlink(missing_ok=True)
+        for old in ("last.ckpt", "best.ckpt", "weights.pt", "finished.json"): (folder/old).unlink(missing_ok=True)
         for log in folder.glob("log_*"): shutil.rmtree(log)
         state = {}
     starts = state.get("starts", 0) + 1
@@ -180,10 +183,11 @@ def _resume_point(folder, identity, rank): # (number of this start, seconds trai
     return starts, state.get("seconds", 0.), True
 
 # %% ../nbs/30_training.ipynb #f5ba51cf
-def _trainer(folder, starts, task, world, *, ema, clip, val):
+def _trainer(folder, starts, task, world, *, ema, clip, val, best):
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    rate = _Rate(1)
-    callbacks = [rate, ModelCheckpoint(folder, filename="last", every_n_epochs=1, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True), _Seconds(folder)]
+    rate, each = _Rate(1), dict(save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    callbacks = [rate, ModelCheckpoint(folder, filename="last", every_n_epochs=1, **each), _Seconds(folder)]
+    callbacks += [ModelCheckpoint(folder, filename="best", monitor="val_loss", **each)] if best else []
     callbacks += [EMAWeightAveraging(decay=ema)] if ema else []
     callbacks += [_Lines()] if batch_mode() else [TQDMProgressBar(refresh_rate=10)]
     return L.Trainer(
@@ -207,10 +211,15 @@ def first_process_only():
         torch.distributed.destroy_process_group()
     if int(os.environ.get("RANK", 0)) > 0: sys.exit(0)
 
+def _load_best(folder, model): # -> epoch
+    best = torch.load(folder/"best.ckpt", map_location="cpu", weights_only=True)
+    model.load_state_dict({k.removeprefix("model.").removeprefix("_orig_mod."): v for k, v in best["state_dict"].items()})
+    return best["epoch"]
+
 def _finish(folder, model, result): # weights first, then the file that says so; the resume point is no longer needed
     weights = io.BytesIO(); torch.save({k: v.cpu() for k, v in model.state_dict().items()}, weights)
     write_atomic(folder/"weights.pt", weights.getvalue())
     result = replace(result, checkpoint=file_sha256(folder/"weights.pt"), seconds=round(result.seconds, 2), rate=round(result.rate, 1))
     write_atomic(folder/"finished.json", json.dumps(asdict(result), indent=1, sort_keys=True) + "\n")
-    (folder/"last.ckpt").unlink(missing_ok=True)
+    for over in ("last.ckpt", "best.ckpt"): (folder/over).unlink(missing_ok=True)
     return result

@@ -23,7 +23,7 @@ def libraries(
     return sorted(n for n in found if n != "__future__" and n.split(".")[0] != Path(package).name)
 
 # %% ../nbs/42_warm.ipynb #2b640a2b
-_FOR_NOTEBOOKS = ["papermill.cli", "ipykernel.kernelapp", "ipykernel.ipkernel"]
+_FOR_NOTEBOOKS = ["papermill.cli", "ipykernel.ipkernel"] # not ipykernel.kernelapp: at its import it looks whose child it is
 
 def serve(
     folder: str, # empty; removed at the end
