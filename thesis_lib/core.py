@@ -15,9 +15,9 @@ from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash', 'file_sha256', 'source_hash', 'locked',
-           'write_atomic', 'Metric', 'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir',
-           'run_record', 'parameters', 'read_record', 'read_records', 'load_weights', 'batch_mode', 'progress',
-           'count_parameters', 'count_macs']
+           'write_atomic', 'whole_folder', 'Metric', 'git_state', 'versions', 'device_name', 'peak_memory_mb',
+           'RunRecord', 'run_dir', 'run_record', 'parameters', 'read_record', 'read_records', 'load_weights',
+           'batch_mode', 'progress', 'count_parameters', 'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -87,6 +87,21 @@ def write_atomic(path, content): # text or bytes
     except OSError as e:
         part.unlink(missing_ok=True)
         raise DataError(f"{path}: could not be written, {(e.strerror or str(e)).lower()}") from e
+
+@contextmanager
+def whole_folder(
+    folder, # which is not there yet
+    what    # "the crops", for the message
+): # the folder to fill, `<folder>.part`
+    "A folder that appears under its name when the block has filled it, or not at all; `DataError` if the disk refuses."
+    folder = Path(folder); part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True) # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    except OSError as e: raise DataError(f"{folder}: {what} could not be written, {(e.strerror or str(e)).lower()}") from e
+    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #e0433780
 @dataclass
