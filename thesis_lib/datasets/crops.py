@@ -4,15 +4,15 @@
 
 # %% ../../nbs/datasets/13_crops.ipynb #54209def
 from __future__ import annotations
-import json, math, os, shutil, warnings
+import math, os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np, torch
 from fastcore.basics import patch
 from ..annotations import PoseSet, person_boxes, read_image
-from ..batches import Loader, uniform
+from ..batches import PixelStore, read_pixels, uniform, write_pixels
 from ..core import DataError, content_hash, data_dir, locked, progress
 from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
 from ..heatmaps import decode, encode, flip_heatmaps
@@ -24,7 +24,7 @@ __all__ = ['CropStore', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'pred
 
 # %% ../../nbs/datasets/13_crops.ipynb #e06edb19
 @dataclass
-class CropStore:
+class CropStore(PixelStore):
     "Every person of a data set under one kind of boxes, cut out once; made by `build`."
     images: torch.Tensor  # (n 3 h w) uint8 RGB, a memory map or device memory
     matrix: np.ndarray    # (n 2 3) image pixels -> store pixels
@@ -40,7 +40,6 @@ class CropStore:
     about: dict           # what it was made from, and `key`, its hash
     device: torch.device = torch.device("cpu") # where batches are made
 
-    def __len__(self): return len(self.images)
     @property
     def skeleton(self) -> Skeleton: return SKELETONS[self.about["skeleton"]]
     @property
@@ -89,30 +88,16 @@ def _cut_all(file, offset, rows, pose_set, size, workers): # decode each image o
         for _ in progress(pool.map(one, groups), f"crops of {pose_set.name}/{pose_set.split}", total=len(groups), unit="image", delay=2, leave=False): pass
 
 def _write_store(folder, rows, about, pose_set, workers): # under `folder`, complete or not at all
-    part, (w, h), n = folder.with_name(folder.name + ".part"), about["size"], len(rows["image_id"])
-    shutil.rmtree(part, ignore_errors=True); part.mkdir(parents=True)
-    need, free = n*3*h*w + sum(a.nbytes for a in rows.values()) + 2**16, shutil.disk_usage(part).free
-    try:
-        if free < need: raise DataError(f"{folder}: the crops need {need:,} bytes and the disk has {free:,} free")
-        with open(part/"images.npy", "wb") as f:
-            np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=(n, 3, h, w)))
-            f.flush()
-            _cut_all(f.fileno(), f.tell(), rows, pose_set, (w, h), workers)
+    w, h = about["size"]
+    with write_pixels(folder, "crops", (len(rows["image_id"]), 3, h, w), about, sum(a.nbytes for a in rows.values())) as (part, file):
+        _cut_all(file.fileno(), file.tell(), rows, pose_set, (w, h), workers)
         np.savez(part/"persons.npz", **rows)
-        (part/"about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-        part.rename(folder)
-    except OSError as e: raise DataError(f"{folder}: the crops ({need:,} bytes) could not be written, {(e.strerror or str(e)).lower()}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/datasets/13_crops.ipynb #325c42ae
 def _read_store(folder):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # the map is read-only and only read
-            images = torch.from_numpy(np.load(folder/"images.npy", mmap_mode="r"))
-        with np.load(folder/"persons.npz") as persons: rows = {k: persons[k] for k in persons.files}
-        return CropStore(images, **rows, about=json.loads((folder/"about.json").read_text()))
-    except (OSError, ValueError, TypeError) as e: raise DataError(f"{folder}: the crop store is damaged ({e}); delete the folder and it is built again") from e
+    def make(images, about):
+        with np.load(folder/"persons.npz") as persons: return CropStore(images, **persons, about=about)
+    return read_pixels(folder, "crop", make)
 
 def build(
     pose_set: PoseSet,
@@ -131,18 +116,6 @@ def build(
     with locked(folder.with_name(folder.name + ".lock")):
         if not folder.exists(): _write_store(folder, _rows(pose_set, boxes, tuple(size), padding, margin), about, pose_set, workers or os.cpu_count())
         return _read_store(folder)
-
-# %% ../../nbs/datasets/13_crops.ipynb #1791fef2
-@patch
-def to(
-    self: CropStore,
-    device,       # where batches are made
-    resident=None # keep all pixels there too; None: if they fit into half of a GPU's free memory
-) -> CropStore:
-    "The same store with its batches, and its pixels if there is room, on another device."
-    device = torch.device(device)
-    if resident is None: resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
-    return replace(self, images=self.images.to(device) if resident else self.images, device=device)
 
 # %% ../../nbs/datasets/13_crops.ipynb #34160543
 @dataclass(frozen=True)
@@ -209,17 +182,12 @@ class Batch(NamedTuple):
     matrix: torch.Tensor    # (b 2 3) image pixels -> crop pixels
     index: torch.Tensor     # (b) rows of the store
 
-def _fetch(images, index, device): # stored crops (b 3 H W) uint8, on the device
-    if images.device.type == device.type or device.type != "cuda": return images.index_select(0, index.to(images.device)).to(device)
-    buffer = torch.empty(len(index), *images.shape[1:], dtype=torch.uint8, pin_memory=True) # from a cache that waits for copies under way
-    return torch.index_select(images, 0, index, out=buffer).to(device, non_blocking=True)
-
-def _render(images, index, m, colour, offset, out_size, device): # stored crops -> (b 3 h w) normalised; index and m on the host
-    out = torch.empty(len(index), 3, *out_size[::-1], device=device)
-    step = 4 if device.type == "cpu" else len(index)
+def _render(store, index, m, colour, offset, out_size): # stored crops -> (b 3 h w) normalised; index and m on the host
+    out = torch.empty(len(index), 3, *out_size[::-1], device=store.device)
+    step = 4 if store.device.type == "cpu" else len(index)
     for i in range(0, len(index), step):
         part = slice(i, i + step)
-        torch.baddbmm(offset[part], colour[part], warp(_fetch(images, index[part], device).float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
+        torch.baddbmm(offset[part], colour[part], warp(store.fetch(index[part]).float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
     return out
 
 # %% ../../nbs/datasets/13_crops.ipynb #0e66da2f
@@ -249,7 +217,7 @@ def batch(
     def small(x): return move(x.float())
     rows, weights = torch.as_tensor(index), small((visible > 0) & reached)
     stored = compose_affine(matrix, invert_affine(torch.as_tensor(self.matrix[index])))
-    images = _render(self.images, rows, stored.float(), *(small(v) for v in _colour(factors)), (w, h), self.device)
+    images = _render(self, rows, stored.float(), *(small(v) for v in _colour(factors)), (w, h))
     if channels_last: images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images, encode(small(joints), weights, heatmap_size, sigma), weights, small(points), move(visible), small(matrix), move(rows))
 
@@ -260,18 +228,6 @@ def to_image(
 ): # (b k 2) image pixels
     "Keypoints of a crop, back in the image."
     return apply_affine(keypoints, invert_affine(matrix))
-
-# %% ../../nbs/datasets/13_crops.ipynb #a7f74aa2
-@patch
-def loader(
-    self: CropStore, batch_size,
-    *, seed=0, rank=0, world_size=1, shuffle=True,
-    drop_last=False, # leave an incomplete last batch out
-    index=None,      # rows to use, default all
-    **options        # of `batch`: out_size, heatmap_size, sigma, augment, channels_last
-) -> Loader: # iterable with `len` and `set_epoch`
-    "Batches of an epoch, see `batches.Loader`; `DataError` if there is not one."
-    return Loader(self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=index, **options)
 
 # %% ../../nbs/datasets/13_crops.ipynb #3cc94111
 @torch.no_grad()
