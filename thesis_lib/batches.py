@@ -11,7 +11,7 @@ import numpy as np, torch
 from .core import DataError, whole_folder
 
 # %% auto #0
-__all__ = ['uniform', 'Loader', 'write_pixels', 'read_pixels', 'PixelStore']
+__all__ = ['uniform', 'Loader', 'rank_share', 'write_pixels', 'read_pixels', 'PixelStore']
 
 # %% ../nbs/13_batches.ipynb #b026e7be
 def _mix(x): # one step of splitmix64 on uint64 arrays, which wrap around
@@ -62,6 +62,15 @@ class Loader:
     def __iter__(self):
         order, epoch = self.order(), self.epoch
         for i in range(len(self)): yield self.store.batch(order[i*self.batch_size:(i + 1)*self.batch_size], seed=self.seed, epoch=epoch, **self.options)
+
+# %% ../nbs/13_batches.ipynb #7f13775e
+def rank_share(
+    batch_size, # of all ranks together
+    world_size
+) -> int: # rows of each rank
+    "What one rank contributes to a batch; `DataError` if the ranks cannot share it evenly."
+    if batch_size % world_size: raise DataError(f"batch_size = {batch_size}: expected a multiple of the {world_size} processes that train together")
+    return batch_size // world_size
 
 # %% ../nbs/13_batches.ipynb #a1f08cb6
 @contextmanager
