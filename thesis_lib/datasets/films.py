@@ -13,12 +13,12 @@ import cv2, numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from ..batches import PixelStore, read_pixels, uniform, write_pixels
 from ..core import DataError, content_hash, data_dir, locked, progress
-from ..geometry import apply_affine, crop_matrix, warp
-from ..radiology import CLASSES, ChestSet, read_film, region_mask, version
+from ..geometry import crop_matrix, warp
+from ..radiology import ChestSet, read_film, region_mask, version
 
 # %% auto #0
-__all__ = ['letterbox', 'map_box', 'FilmStore', 'build', 'FilmAugment', 'FilmBatch', 'to_grey', 'positive_weight', 'masked_bce',
-           'predict', 'lesion_masks']
+__all__ = ['letterbox', 'FilmStore', 'build', 'FilmAugment', 'FilmBatch', 'to_grey', 'positive_weight', 'masked_bce', 'predict',
+           'lesion_masks']
 
 # %% ../../nbs/datasets/20_films.ipynb #dd38847f
 def letterbox(
@@ -30,15 +30,6 @@ def letterbox(
     longest = sizes.amax(-1, keepdim=True)
     before = torch.div(longest - sizes, 2, rounding_mode="floor") # whole bars: left and top get the smaller half
     return crop_matrix((longest - 1)/2 - before, longest.expand(-1, 2), (side, side))
-
-def map_box(
-    box,   # (n 4) x, y, width, height: edges, so that the first pixel reaches from 0 to 1
-    matrix # (n 2 3), of `letterbox` or its inverse
-) -> np.ndarray: # (n 4)
-    "Boxes under a letterbox or its inverse."
-    box, matrix = torch.as_tensor(np.asarray(box, float).reshape(-1, 4)), torch.as_tensor(matrix)
-    corners = apply_affine(torch.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1) - .5, matrix) + .5
-    return torch.cat([corners[:, 0], corners[:, 1] - corners[:, 0]], -1).numpy()
 
 def _square(film, side): # (h w) uint8 -> (side side) uint8
     h, w = film.shape
@@ -202,7 +193,7 @@ def predict(
 # %% ../../nbs/datasets/20_films.ipynb #845c2355
 def lesion_masks(
     store: FilmStore,
-    finding # from CLASSES
+    finding # from `radiology.CLASSES`
 ) -> tuple: # rows (m) of the store in ascending order, masks (m s s) bool
     "Where a finding is seen on the films that have a region of it; `DataError` if none has, or a mask cannot be read."
     films = store.films
