@@ -14,10 +14,10 @@ import numpy as np, torch
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash', 'file_sha256', 'source_hash', 'locked',
-           'write_atomic', 'whole_folder', 'Metric', 'git_state', 'versions', 'device_name', 'peak_memory_mb',
-           'RunRecord', 'run_dir', 'run_record', 'parameters', 'read_record', 'read_records', 'load_weights',
-           'batch_mode', 'progress', 'count_parameters', 'count_macs']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash',
+           'file_sha256', 'source_hash', 'locked', 'write_atomic', 'whole_folder', 'Metric', 'git_state', 'versions',
+           'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters', 'read_record',
+           'read_records', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -68,6 +68,9 @@ def source_hash(*objects) -> str: # 16 hexadecimal digits
     modules = {m.__name__: m for m in (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
                if hasattr(m, "__file__") and m.__name__ != "__main__"} # a notebook and the script made of it must agree
     return content_hash([Path(modules[name].__file__).read_text() for name in sorted(modules)])
+
+# %% ../nbs/00_core.ipynb #67496c05
+IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225) # of red, green, blue between 0 and 1
 
 # %% ../nbs/00_core.ipynb #3a32d29e
 @contextmanager

@@ -13,14 +13,15 @@ import cv2, numpy as np, torch
 from fastcore.basics import patch
 from ..annotations import PoseSet, person_boxes, read_image
 from ..batches import PixelStore, read_pixels, uniform, write_pixels
-from ..core import DataError, content_hash, data_dir, locked, progress
+from ..core import IMAGENET_MEAN, IMAGENET_STD, DataError, content_hash, data_dir, locked, progress
 from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
 from ..heatmaps import decode, encode, flip_heatmaps
 from ..metrics import oks_nms
 from ..skeletons import SKELETONS, Skeleton
 
 # %% auto #0
-__all__ = ['CropStore', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'predict', 'to_results', 'ClassicPipeline']
+__all__ = ['CropStore', 'with_margin', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'predict', 'to_results',
+           'ClassicPipeline']
 
 # %% ../../nbs/datasets/13_crops.ipynb #e06edb19
 @dataclass
@@ -99,6 +100,13 @@ def _read_store(folder):
         with np.load(folder/"persons.npz") as persons: return CropStore(images, **persons, about=about)
     return read_pixels(folder, "crop", make)
 
+def with_margin(
+    size, # (w, h) of plain crops
+    margin=1.5
+) -> tuple: # (w, h) of the stored crops, `size` for `build`
+    "How large to store persons so that `CropStore.crop_size` becomes `size`."
+    return tuple(int(s*margin) for s in size)
+
 def build(
     pose_set: PoseSet,
     boxes="gt",      # "gt" or the name of a detector in `pose_set.detections`
@@ -157,7 +165,7 @@ def _view(store, index, augment, seed, epoch): # center, size, rotation, scale, 
     return center, size, rotation, scale, (u[:, 0] < augment.flip).astype(float), 1 + augment.colour*(2*u[:, 8:] - 1)
 
 # %% ../../nbs/datasets/13_crops.ipynb #fd9b2edf
-_MEAN, _STD, _LUMA = (torch.tensor(v, dtype=torch.double) for v in ((.485, .456, .406), (.229, .224, .225), (.299, .587, .114)))
+_MEAN, _STD, _LUMA = (torch.tensor(v, dtype=torch.double) for v in (IMAGENET_MEAN, IMAGENET_STD, (.299, .587, .114)))
 
 def _colour(factors): # (b 3) brightness, contrast, saturation -> matrix (b 3 3), offset (b 3 1), from 0 ... 255 to normalised
     b, c, s = (f[:, None, None] for f in torch.as_tensor(factors).unbind(-1))
