@@ -47,8 +47,8 @@ class CropStore(PixelStore):
     def crop_size(self): # (w, h) of the region without margin: at this size an evaluation crop is a plain slice of the store
         return tuple(round(s / self.about["margin"]) for s in self.about["size"])
     def __repr__(self):
-        w, h = self.about["size"]
-        return f"CropStore {self.about['name']}/{self.about['split']}, boxes {self.about['boxes']}: {len(self)} persons, {w} x {h}, {self.images.nbytes/2**20:.1f} MiB on {self.images.device} [{self.about['key']}]"
+        (w, h), where = self.about["size"], f"{self.images.nbytes/2**20:.1f} MiB on {self.images.device}"
+        return f"CropStore {self.about['name']}/{self.about['split']}, boxes {self.about['boxes']}: {len(self)} persons, {w} x {h}, {where} [{self.about['key']}]"
 
 # %% ../../nbs/datasets/13_crops.ipynb #230d67b4
 def _rows(pose_set, boxes, size, padding, margin): # arrays of a CropStore, images excepted
@@ -315,4 +315,5 @@ class ClassicPipeline(torch.utils.data.Dataset):
             crop, joints, visible = crop[:, ::-1], joints[people.skeleton.flip_index], visible[people.skeleton.flip_index]
         pixels = cv2.transform(crop.astype(np.float32), self.colours[i])
         joints, weights = (joints + .5)/4 - .5, (visible > 0).astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.from_numpy(_patch_targets(joints, weights, (w//4, h//4), self.sigma)), torch.from_numpy(weights)
+        heatmaps = _patch_targets(joints, weights, (w//4, h//4), self.sigma)
+        return tuple(torch.from_numpy(a) for a in (np.ascontiguousarray(pixels.transpose(2, 0, 1)), heatmaps, weights))
