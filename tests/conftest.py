@@ -1,7 +1,8 @@
 "What several tests share."
-import os, subprocess, sys
+import os, shutil, subprocess, sys
+from collections import namedtuple
 from pathlib import Path
-import pytest
+import numpy as np, pytest, torch
 from thesis_lib.core import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,3 +24,40 @@ def says(call, *parts):
     message = str(caught.value)
     assert "\n" not in message and len(message) < 600
     for part in parts: assert part in message, message
+
+
+# ---- what every store of pixels owes
+def folders(cache): return sorted(p.name for p in Path(cache).iterdir() if p.is_dir())
+
+def little_space(monkeypatch): # on the disk: 1,000 bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000))
+
+def equal(a, b): # tensors of two batches; nan equals nan
+    return all(torch.equal(x.isnan(), y.isnan()) and torch.equal(x.nan_to_num(9), y.nan_to_num(9)) for x, y in zip(a, b))
+
+def depends_on_nothing_but_seed_epoch_and_row(store, augment):
+    "The batches of a store of eight: whoever else is in them, and whatever the caller has drawn."
+    whole = store.batch(range(8), augment=augment, seed=3, epoch=5)
+    for rows in ([0], [7, 2], [3, 4, 5, 6, 0], range(8)):
+        assert equal(store.batch(rows, augment=augment, seed=3, epoch=5), [x[list(rows)] for x in whole])
+    for change in (dict(seed=4, epoch=5), dict(seed=3, epoch=6)):
+        assert not torch.equal(store.batch(range(8), augment=augment, **change).images, whole.images)
+    first = store.batch(range(8), augment=augment)
+    torch.manual_seed(99); np.random.seed(99)
+    assert equal(store.batch(range(8), augment=augment), first)
+
+def ranks_share_the_work(store, augment):
+    "Ranks see each row of a store of eight at most once, in the batch that one process alone sees."
+    options = dict(seed=1, augment=augment)
+    alone = store.loader(3, **options); alone.set_epoch(2)
+    truth = {int(i): [x[j] for x in b] for b in alone for j, i in enumerate(b.index)}
+    assert sorted(truth) == list(range(8))
+    for world in (2, 3):
+        seen = []
+        for rank in range(world):
+            loader = store.loader(2, rank=rank, world_size=world, **options); loader.set_epoch(2)
+            batches = list(loader)
+            assert len(batches) == len(loader)
+            for b in batches:
+                for j, i in enumerate(b.index.tolist()): seen.append(i); assert equal([x[j] for x in b], truth[i])
+        assert len(seen) == len(set(seen)) == 8 - 8 % world

@@ -1,11 +1,10 @@
 """Bad radiographs, labels and disks: each ends in one sentence that names the thing; a film store is complete or absent (the rules one by one: notebooks 11, 18, 20)."""
 import errno, io, multiprocessing, os, resource, shutil, signal, time
-from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 import cv2, numpy as np, pytest, torch
 from PIL import Image
-from conftest import says
+from conftest import depends_on_nothing_but_seed_epoch_and_row, folders, little_space, ranks_share_the_work, says
 from thesis_lib.core import DataError
 from thesis_lib.datasets import films as films_module
 from thesis_lib.datasets.films import FilmAugment, build, lesion_masks, masked_bce, positive_weight, predict
@@ -25,8 +24,6 @@ def make_set(folder, n=8):
 
 @pytest.fixture
 def noise(tmp_path): return make_set(tmp_path/"films")
-
-def folders(cache): return sorted(p.name for p in Path(cache).iterdir() if p.is_dir())
 
 
 # ---- images
@@ -186,7 +183,7 @@ def test_damaged_store_is_named(noise, tmp_path):
     says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "film store is damaged", "delete the folder")
 
 def test_too_little_space_is_said_before_anything_is_written(noise, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000))
+    little_space(monkeypatch)
     monkeypatch.setattr(films_module, "read_film", lambda *a: pytest.fail("a film was decoded"))
     says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "noise-train-16", "the films need", "1,000 free")
     assert folders(tmp_path/"cache") == []
@@ -214,8 +211,6 @@ def test_radiographs_that_cannot_be(tmp_path, wrong, part): says(lambda: make_ra
 
 
 # ---- the same pixels whoever asks
-def equal(a, b): return all(torch.equal(x.nan_to_num(9), y.nan_to_num(9)) for x, y in zip(a, b))
-
 @pytest.fixture
 def store(noise, tmp_path): return build(noise, 32, cache_dir=tmp_path/"cache")
 
@@ -224,32 +219,9 @@ def test_second_build_reads_the_cache(noise, store, tmp_path, monkeypatch):
     again = build(noise, 32, cache_dir=tmp_path/"cache")
     assert torch.equal(again.images, store.images) and again.about == store.about and np.array_equal(again.sizes, store.sizes)
 
-def test_augmentation_is_independent_of_the_batch(store):
-    whole = store.batch(range(8), augment=FilmAugment(), seed=3, epoch=5)
-    for rows in ([0], [7, 2], [3, 4, 5, 6, 0], range(8)):
-        assert equal(store.batch(rows, augment=FilmAugment(), seed=3, epoch=5), [x[list(rows)] for x in whole])
-    for change in (dict(seed=4, epoch=5), dict(seed=3, epoch=6)):
-        assert not torch.equal(store.batch(range(8), augment=FilmAugment(), **change).images, whole.images)
+def test_batches_depend_on_nothing_but_seed_epoch_and_row(store): depends_on_nothing_but_seed_epoch_and_row(store, FilmAugment())
 
-def test_ranks_share_the_work(store):
-    options = dict(seed=1, augment=FilmAugment())
-    alone = store.loader(3, **options); alone.set_epoch(2)
-    truth = {int(i): [x[j] for x in b] for b in alone for j, i in enumerate(b.index)}
-    assert sorted(truth) == list(range(8))
-    for world in (2, 3):
-        seen = []
-        for rank in range(world):
-            loader = store.loader(2, rank=rank, world_size=world, **options); loader.set_epoch(2)
-            batches = list(loader)
-            assert len(batches) == len(loader)
-            for b in batches:
-                for j, i in enumerate(b.index.tolist()): seen.append(i); assert equal([x[j] for x in b], truth[i])
-        assert len(seen) == len(set(seen)) == 8 - 8 % world
-
-def test_caller_that_disturbs_the_generators(store):
-    first = store.batch(range(8), augment=FilmAugment())
-    torch.manual_seed(99); np.random.seed(99)
-    assert equal(store.batch(range(8), augment=FilmAugment()), first)
+def test_ranks_share_the_work(store): ranks_share_the_work(store, FilmAugment())
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("resident", [True, False])

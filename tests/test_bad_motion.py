@@ -8,7 +8,7 @@ from thesis_lib.datasets.mocap import _MEANING, SAME_PERSON, TEST_SUBJECTS, load
 from thesis_lib.datasets.windows import Windows, predict
 from thesis_lib.geometry import camera_ring, ring_around
 from thesis_lib.plots import standing_pose
-from thesis_lib.sequences import Motion, MotionSet, as_clip, check_motion, find_camera, mirror, view, view_set
+from thesis_lib.sequences import Motion, MotionSet, as_clip, check_motion, mirror, view, view_set
 from thesis_lib.skeletons import H36M17
 
 CAMERAS = camera_ring([0, 0, 900], n=2)
@@ -56,8 +56,6 @@ def test_cameras_missing():
     says(lambda: view(motion, {"S1": CAMERAS, "S5": CAMERAS}), "S9/walk/1", "no cameras of subject 'S9'; expected one of S1, S5")
     for none in ((), [], None, {"S9": ()}): says(lambda: view(motion, none), "S9/walk/1: subject 'S9' has no camera; expected at least one")
     says(lambda: view_set("toy", "val", [motion], {"S1": CAMERAS}), "subject 'S9'")
-    says(lambda: find_camera({"S9": CAMERAS}, "S9", "cam7"), "subject 'S9' has no camera 'cam7'; expected one of cam1, cam2")
-    says(lambda: find_camera({"S9": CAMERAS}, "S1", "cam1"), "subject 'S1' has no camera 'cam1'", "no cameras")
 
 def test_camera_that_is_none():
     for field, value in dict(radial=(0, 0), focal=(np.nan, 1), rotation=np.eye(2), tangential="none").items():

@@ -4,12 +4,14 @@
 
 # %% ../nbs/13_batches.ipynb #23e8cbbf
 from __future__ import annotations
-import math
-import numpy as np
-from .core import DataError
+import json, math, shutil, warnings
+from contextlib import contextmanager
+from dataclasses import replace
+import numpy as np, torch
+from .core import DataError, whole_folder
 
 # %% auto #0
-__all__ = ['uniform', 'Loader']
+__all__ = ['uniform', 'Loader', 'rank_share', 'write_pixels', 'read_pixels', 'PixelStore']
 
 # %% ../nbs/13_batches.ipynb #b026e7be
 def _mix(x): # one step of splitmix64 on uint64 arrays, which wrap around
@@ -60,3 +62,75 @@ class Loader:
     def __iter__(self):
         order, epoch = self.order(), self.epoch
         for i in range(len(self)): yield self.store.batch(order[i*self.batch_size:(i + 1)*self.batch_size], seed=self.seed, epoch=epoch, **self.options)
+
+# %% ../nbs/13_batches.ipynb #7f13775e
+def rank_share(
+    batch_size, # of all ranks together
+    world_size
+) -> int: # rows of each rank
+    "What one rank contributes to a batch; `DataError` if the ranks cannot share it evenly."
+    if batch_size % world_size: raise DataError(f"batch_size = {batch_size}: expected a multiple of the {world_size} processes that train together")
+    return batch_size // world_size
+
+# %% ../nbs/13_batches.ipynb #a1f08cb6
+@contextmanager
+def write_pixels(
+    folder, # of the new store
+    what,   # "crops", for messages
+    shape,  # of `images.npy`
+    about,  # JSON values, for `about.json`
+    beside=0 # bytes of what lies beside the pixels
+): # the folder to fill, and the file `images.npy`, open where the first pixel goes
+    "Make the folder of a store: the block writes the pixels, and what lies beside them; `DataError` if the disk is full."
+    need = math.prod(shape) + beside + 2**16
+    with whole_folder(folder, f"the {what} ({need:,} bytes)") as part:
+        if (free := shutil.disk_usage(part).free) < need: raise DataError(f"{folder}: the {what} need {need:,} bytes and the disk has {free:,} free")
+        with open(part/"images.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=tuple(shape)))
+            file.flush() # for those who write past the buffer
+            yield part, file
+        (part/"about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+def read_pixels(
+    folder, # of a store
+    what,   # "crop", for the message
+    make    # (images, about) -> store
+):
+    "Open a store: its pixels are a memory map; `DataError` names a folder that is damaged."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore") # the map is read-only and only read
+            images = torch.from_numpy(np.load(folder/"images.npy", mmap_mode="r"))
+        return make(images, json.loads((folder/"about.json").read_text()))
+    except (OSError, ValueError, TypeError) as e: raise DataError(f"{folder}: the {what} store is damaged ({e}); delete the folder and it is built again") from e
+
+# %% ../nbs/13_batches.ipynb #5da5c247
+class PixelStore:
+    "What stores of pixels share; a dataclass with `images` (n ...) uint8, `about`, `device` and a method `batch` becomes one by inheriting."
+    def __len__(self): return len(self.images)
+
+    def to(self,
+        device,       # where batches are made
+        resident=None # keep all pixels there too; None: if they fit into half of a GPU's free memory
+    ):
+        "The same store with its batches, and its pixels if there is room, on another device."
+        device = torch.device(device)
+        if resident is None: resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
+        return replace(self, images=self.images.to(device) if resident else self.images, device=device)
+
+    def fetch(self,
+        rows # (b) integers, a tensor on the host
+    ): # (b ...) uint8, on the store's device
+        "Stored pixels of some rows."
+        if self.images.device.type == self.device.type or self.device.type != "cuda": return self.images.index_select(0, rows.to(self.images.device)).to(self.device)
+        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True) # from a cache that waits for copies under way
+        return torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
+
+    def loader(self, batch_size,
+        *, seed=0, rank=0, world_size=1, shuffle=True,
+        drop_last=False, # leave an incomplete last batch out
+        index=None,      # rows to use, default all
+        **options        # of `batch`
+    ) -> Loader: # iterable with `len` and `set_epoch`
+        "Batches of an epoch, see `Loader`; `DataError` if there is not one."
+        return Loader(self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=index, **options)

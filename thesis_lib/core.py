@@ -14,10 +14,10 @@ import numpy as np, torch
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash', 'file_sha256', 'source_hash', 'locked',
-           'write_atomic', 'Metric', 'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir',
-           'run_record', 'parameters', 'read_record', 'read_records', 'load_weights', 'batch_mode', 'progress',
-           'count_parameters', 'count_macs']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash',
+           'file_sha256', 'source_hash', 'locked', 'write_atomic', 'whole_folder', 'Metric', 'git_state', 'versions',
+           'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters', 'read_record',
+           'read_records', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -69,6 +69,9 @@ def source_hash(*objects) -> str: # 16 hexadecimal digits
                if hasattr(m, "__file__") and m.__name__ != "__main__"} # a notebook and the script made of it must agree
     return content_hash([Path(modules[name].__file__).read_text() for name in sorted(modules)])
 
+# %% ../nbs/00_core.ipynb #67496c05
+IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225) # of red, green, blue between 0 and 1
+
 # %% ../nbs/00_core.ipynb #3a32d29e
 @contextmanager
 def locked(path): # of the lock file; its folder is made
@@ -87,6 +90,21 @@ def write_atomic(path, content): # text or bytes
     except OSError as e:
         part.unlink(missing_ok=True)
         raise DataError(f"{path}: could not be written, {(e.strerror or str(e)).lower()}") from e
+
+@contextmanager
+def whole_folder(
+    folder, # which is not there yet
+    what    # "the crops", for the message
+): # the folder to fill, `<folder>.part`
+    "A folder that appears under its name when the block has filled it, or not at all; `DataError` if the disk refuses."
+    folder = Path(folder); part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True) # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    except OSError as e: raise DataError(f"{folder}: {what} could not be written, {(e.strerror or str(e)).lower()}") from e
+    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #e0433780
 @dataclass

@@ -19,7 +19,7 @@ from matplotlib.textpath import TextPath
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
-from .core import DataError, count_parameters
+from .core import IMAGENET_MEAN, IMAGENET_STD, DataError, count_parameters
 from .skeletons import COCO17, H36M17, Skeleton
 
 # %% auto #0
@@ -41,8 +41,6 @@ def set_style():
         "legend.frameon": False, "image.cmap": "viridis", "figure.dpi": 100, "savefig.dpi": 300, "pdf.fonttype": 42})
 
 # %% ../nbs/07_plots.ipynb #e84ea59e
-_MEAN, _STD = np.array([.485, .456, .406]), np.array([.229, .224, .225])
-
 def as_image(
     image # (h w 3) or (h w) uint8 or float 0..1; or a tensor (3 h w), taken as ImageNet-normalised if it has negative values
 ) -> np.ndarray: # (h w 3) float, 0..1
@@ -52,7 +50,7 @@ def as_image(
     if a.ndim == 2: a = a[..., None]
     if a.ndim != 3 or a.shape[-1] not in (1, 3): raise DataError(f"image: expected (h w 3), (h w) or a tensor (3 h w), got shape {tuple(np.shape(image))}")
     a = a / 255 if a.dtype == np.uint8 else a.astype(float)
-    if a.min() < 0: a = a * _STD + _MEAN
+    if a.min() < 0: a = a * IMAGENET_STD + IMAGENET_MEAN
     return np.broadcast_to(a, (*a.shape[:2], 3)).clip(0, 1)
 
 def _array(x, name, ndim): # tensor or array-like -> float array with `ndim` axes

@@ -20,7 +20,7 @@ __all__ = ['Published', 'load_published', 'Cell', 'cell', 'param_cell', 'text_ce
            'difference_cell', 'Column', 'Table', 'save_table', 'run_html', 'check_html', 'build_index', 'main']
 
 # %% ../nbs/40_report.ipynb #8089e84b
-_FIELDS = ("table", "row", "column", "value", "unit", "evidence", "source", "link", "note")
+_FIELDS = ("table", "row", "column", "value", "unit", "evidence", "source", "link", "note") # and "remark"
 
 @dataclass(frozen=True)
 class Published:
@@ -35,6 +35,7 @@ class Published:
     source: str = ""
     link: str = ""
     note: str = ""
+    remark: str = "" # on a few numbers only
 
 def _scalar(text):
     if text in ("true", "false"): return text == "true"
@@ -52,13 +53,13 @@ def load_published(
     if (missing := [k for k in _FIELDS if k not in (reader.fieldnames or [])]): raise DataError(f"{path.name}: column {missing[0]!r} is missing")
     entries = {}
     for i, line in enumerate(lines, start=2):
-        known, where = {k: line[k] or "" for k in _FIELDS}, f"{path.name}, line {i}"
+        known, where = {k: line.get(k) or "" for k in (*_FIELDS, "remark")}, f"{path.name}, line {i}"
         try: known["value"] = float(known["value"])
         except ValueError: raise DataError(f"{where}: value must be a number, got {known['value']!r}") from None
         if known["evidence"] not in ("verified", "inferred"): raise DataError(f"{where}: evidence must be 'verified' or 'inferred', got {known['evidence']!r}")
         if not known["source"]: raise DataError(f"{where}: source is empty, but every published number needs one")
         if (key := (line["row"], line["column"])) in entries: raise DataError(f"{where}: {key[0]}, {key[1]} stands there twice")
-        entries[key] = Published(**known, protocol={k: _scalar(v) for k, v in line.items() if k not in _FIELDS and v})
+        entries[key] = Published(**known, protocol={k: _scalar(v) for k, v in line.items() if k not in known and v})
     return entries
 
 # %% ../nbs/40_report.ipynb #fe1d75c3
@@ -260,9 +261,12 @@ def _varying(table, column) -> list: # protocol fields in which the published va
     protocols = [r[column.key].protocol for _, r in table.rows if column.key in r]
     return [k for k in dict.fromkeys(k for p in protocols for k in p) if k == "boxes" or len({p.get(k) for p in protocols if k in p}) > 1]
 
-def _notes(table) -> list: # distinct (source, link, note, protocol, evidence) of the published cells
+def _notes_on(entry) -> list: # of a published value: (source, link, note, protocol, evidence), and the remark, which has no source
+    return [(entry.source, entry.link, entry.note, _said(entry.protocol), entry.evidence)] + [("", "", entry.remark, "", "")] * bool(entry.remark)
+
+def _notes(table) -> list: # distinct notes on the published cells
     entries = [r[c.key].entry for _, r in table.rows for c in table.columns if c.key in r and r[c.key].entry]
-    return list(dict.fromkeys((e.source, e.link, e.note, _said(e.protocol), e.evidence) for e in entries))
+    return list(dict.fromkeys(note for e in entries for note in _notes_on(e)))
 
 def _view_cell(table, column, cell, notes, base):
     if cell is None: return dict(kind="text", text="", small=[], links=[])
@@ -274,7 +278,7 @@ def _view_cell(table, column, cell, notes, base):
     values = cell.values or [None] * len(cell.records)
     links = [dict(report=_link(r.path/"report.html", base), text=r.run if v is None else f"{r.run}: {number(v)}") for r, v in zip(cell.records, values)]
     return dict(kind=cell.kind, text=cell.text if cell.value is None else number(cell.value), small=small + [cell.small] * bool(cell.small), links=links,
-                mark=chr(97 + notes.index((e.source, e.link, e.note, _said(e.protocol), e.evidence))) if e else "")
+                marks=[chr(97 + notes.index(note)) for note in _notes_on(e)] if e else [])
 
 # %% ../nbs/40_report.ipynb #9d1269f5
 def _view(self: Table, base, id):
@@ -313,7 +317,8 @@ def to_latex(self: Table, name="table") -> str:
     "The table as a LaTeX float; needs the `booktabs` package."
     view, lines, at = _view(self, self.base, name), [], 2
     small = lambda c: "".join(rf" {{\scriptsize {_tex(s)}}}" for s in c["small"])
-    mark = lambda c: rf"\textsuperscript{{{c['mark']}}}" if c.get("mark") else ""
+    mark = lambda c: rf"\textsuperscript{{{','.join(c['marks'])}}}" if c.get("marks") else ""
+    about = lambda n: f"{_tex(n['source'])}; {_tex(n['protocol'])} ({n['evidence']}). " if n["source"] else ""
     if view["groups"]:
         heads, rules = [], []
         for group, span in view["groups"]:
@@ -324,7 +329,7 @@ def to_latex(self: Table, name="table") -> str:
     lines += [" & ".join([_tex(self.label), *(_tex(c["name"]) + (f" ({_tex(c['unit'])})" if c["unit"] else "") for c in view["columns"])]) + r" \\", r"\midrule"]
     for row in view["rows"]:
         lines += [" & ".join([_tex(row["label"]), *(_tex(c["text"]) + mark(c) + small(c) for c in row["cells"])]) + r" \\", *(f"% {r['run']}: {r['record']}" for r in row["runs"])]
-    notes = [rf"\textsuperscript{{{n['mark']}}} {_tex(n['source'])}; {_tex(n['protocol'])} ({n['evidence']}). {_tex(n['note'])}\par" for n in view["notes"]]
+    notes = [rf"\textsuperscript{{{n['mark']}}} {about(n)}{_tex(n['note'])}\par" for n in view["notes"]]
     align = "l" + "".join("l" if c["is_text"] else "r" for c in view["columns"])
     return "\n".join([r"% \usepackage{booktabs}", r"\begin{table}[htbp]", r"\centering\footnotesize", rf"\caption{{{_tex(self.caption)}}}", rf"\label{{tab:{name}}}",
                       rf"\begin{{tabular}}{{{align}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", r"\par\medskip\raggedright", *notes, r"\end{table}", ""])

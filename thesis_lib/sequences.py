@@ -10,8 +10,8 @@ from .core import DataError, content_hash
 from .skeletons import H36M17
 
 # %% auto #0
-__all__ = ['check_motion', 'Motion', 'mirror', 'bone_lengths', 'Clip', 'as_clip', 'simulated_keypoints', 'view', 'find_camera',
-           'MotionSet', 'view_set']
+__all__ = ['check_motion', 'Motion', 'mirror', 'bone_lengths', 'Clip', 'as_clip', 'simulated_keypoints', 'view', 'MotionSet',
+           'view_set']
 
 # %% ../nbs/10_sequences.ipynb #bc5489eb
 def _checked(values, shape, source, what): # -> (t *shape) float32, finite
@@ -77,7 +77,7 @@ class Clip:
     camera: str
     fps: float
     pose2d: np.ndarray # (t 17 2) screen coordinates
-    seen: np.ndarray   # (t 17) 1 measured, 0 not detected: the last seen position is held
+    seen: np.ndarray   # (t 17) 1 measured, 0 not detected: the last seen position is held; part of the truth, no model reads it
     pose3d: np.ndarray # (t 17 3) mm relative to joint 0, camera space
     root: np.ndarray   # (t 3) mm, joint 0 in camera space
 
@@ -169,16 +169,6 @@ def view(
     rngs = (np.random.default_rng([seed, int(content_hash(motion.key, camera.name), 16)]) for camera in cameras)
     found = (simulated_keypoints(camera.denormalize(clip.pose2d.astype(float)), rng) for camera, clip, rng in zip(cameras, clips, rngs))
     return [replace(clip, pose2d=camera.normalize(pixels), seen=seen) for clip, camera, (pixels, seen) in zip(clips, cameras, found)]
-
-def find_camera(
-    cameras,         # a sequence, or subject -> sequence
-    subject, camera  # names, as in a `Clip`
-): # its `geometry.Camera`
-    "The camera of a clip, for drawing into its picture; `DataError` names subject and camera if it is missing."
-    some = cameras.get(subject, ()) if isinstance(cameras, dict) else cameras
-    for one in some:
-        if one.name == camera: return one
-    raise DataError(f"subject {subject!r} has no camera {camera!r}; expected one of {', '.join(c.name for c in some) or 'none: the subject has no cameras'}")
 
 # %% ../nbs/10_sequences.ipynb #69c8a272
 @dataclass

@@ -4,27 +4,28 @@
 
 # %% ../../nbs/datasets/13_crops.ipynb #54209def
 from __future__ import annotations
-import json, math, os, shutil, warnings
+import math, os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np, torch
 from fastcore.basics import patch
 from ..annotations import PoseSet, person_boxes, read_image
-from ..batches import Loader, uniform
-from ..core import DataError, content_hash, data_dir, locked, progress
+from ..batches import PixelStore, read_pixels, uniform, write_pixels
+from ..core import IMAGENET_MEAN, IMAGENET_STD, DataError, content_hash, data_dir, locked, progress
 from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
 from ..heatmaps import decode, encode, flip_heatmaps
 from ..metrics import oks_nms
 from ..skeletons import SKELETONS, Skeleton
 
 # %% auto #0
-__all__ = ['CropStore', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'predict', 'to_results', 'ClassicPipeline']
+__all__ = ['CropStore', 'with_margin', 'build', 'Augment', 'to_rgb', 'Batch', 'to_image', 'predict', 'to_results',
+           'ClassicPipeline']
 
 # %% ../../nbs/datasets/13_crops.ipynb #e06edb19
 @dataclass
-class CropStore:
+class CropStore(PixelStore):
     "Every person of a data set under one kind of boxes, cut out once; made by `build`."
     images: torch.Tensor  # (n 3 h w) uint8 RGB, a memory map or device memory
     matrix: np.ndarray    # (n 2 3) image pixels -> store pixels
@@ -40,15 +41,14 @@ class CropStore:
     about: dict           # what it was made from, and `key`, its hash
     device: torch.device = torch.device("cpu") # where batches are made
 
-    def __len__(self): return len(self.images)
     @property
     def skeleton(self) -> Skeleton: return SKELETONS[self.about["skeleton"]]
     @property
     def crop_size(self): # (w, h) of the region without margin: at this size an evaluation crop is a plain slice of the store
         return tuple(round(s / self.about["margin"]) for s in self.about["size"])
     def __repr__(self):
-        w, h = self.about["size"]
-        return f"CropStore {self.about['name']}/{self.about['split']}, boxes {self.about['boxes']}: {len(self)} persons, {w} x {h}, {self.images.nbytes/2**20:.1f} MiB on {self.images.device} [{self.about['key']}]"
+        (w, h), where = self.about["size"], f"{self.images.nbytes/2**20:.1f} MiB on {self.images.device}"
+        return f"CropStore {self.about['name']}/{self.about['split']}, boxes {self.about['boxes']}: {len(self)} persons, {w} x {h}, {where} [{self.about['key']}]"
 
 # %% ../../nbs/datasets/13_crops.ipynb #230d67b4
 def _rows(pose_set, boxes, size, padding, margin): # arrays of a CropStore, images excepted
@@ -89,30 +89,23 @@ def _cut_all(file, offset, rows, pose_set, size, workers): # decode each image o
         for _ in progress(pool.map(one, groups), f"crops of {pose_set.name}/{pose_set.split}", total=len(groups), unit="image", delay=2, leave=False): pass
 
 def _write_store(folder, rows, about, pose_set, workers): # under `folder`, complete or not at all
-    part, (w, h), n = folder.with_name(folder.name + ".part"), about["size"], len(rows["image_id"])
-    shutil.rmtree(part, ignore_errors=True); part.mkdir(parents=True)
-    need, free = n*3*h*w + sum(a.nbytes for a in rows.values()) + 2**16, shutil.disk_usage(part).free
-    try:
-        if free < need: raise DataError(f"{folder}: the crops need {need:,} bytes and the disk has {free:,} free")
-        with open(part/"images.npy", "wb") as f:
-            np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=(n, 3, h, w)))
-            f.flush()
-            _cut_all(f.fileno(), f.tell(), rows, pose_set, (w, h), workers)
+    w, h = about["size"]
+    with write_pixels(folder, "crops", (len(rows["image_id"]), 3, h, w), about, sum(a.nbytes for a in rows.values())) as (part, file):
+        _cut_all(file.fileno(), file.tell(), rows, pose_set, (w, h), workers)
         np.savez(part/"persons.npz", **rows)
-        (part/"about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-        part.rename(folder)
-    except OSError as e: raise DataError(f"{folder}: the crops ({need:,} bytes) could not be written, {(e.strerror or str(e)).lower()}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/datasets/13_crops.ipynb #325c42ae
 def _read_store(folder):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # the map is read-only and only read
-            images = torch.from_numpy(np.load(folder/"images.npy", mmap_mode="r"))
-        with np.load(folder/"persons.npz") as persons: rows = {k: persons[k] for k in persons.files}
-        return CropStore(images, **rows, about=json.loads((folder/"about.json").read_text()))
-    except (OSError, ValueError, TypeError) as e: raise DataError(f"{folder}: the crop store is damaged ({e}); delete the folder and it is built again") from e
+    def make(images, about):
+        with np.load(folder/"persons.npz") as persons: return CropStore(images, **persons, about=about)
+    return read_pixels(folder, "crop", make)
+
+def with_margin(
+    size, # (w, h) of plain crops
+    margin=1.5
+) -> tuple: # (w, h) of the stored crops, `size` for `build`
+    "How large to store persons so that `CropStore.crop_size` becomes `size`."
+    return tuple(int(s*margin) for s in size)
 
 def build(
     pose_set: PoseSet,
@@ -131,18 +124,6 @@ def build(
     with locked(folder.with_name(folder.name + ".lock")):
         if not folder.exists(): _write_store(folder, _rows(pose_set, boxes, tuple(size), padding, margin), about, pose_set, workers or os.cpu_count())
         return _read_store(folder)
-
-# %% ../../nbs/datasets/13_crops.ipynb #1791fef2
-@patch
-def to(
-    self: CropStore,
-    device,       # where batches are made
-    resident=None # keep all pixels there too; None: if they fit into half of a GPU's free memory
-) -> CropStore:
-    "The same store with its batches, and its pixels if there is room, on another device."
-    device = torch.device(device)
-    if resident is None: resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
-    return replace(self, images=self.images.to(device) if resident else self.images, device=device)
 
 # %% ../../nbs/datasets/13_crops.ipynb #34160543
 @dataclass(frozen=True)
@@ -184,7 +165,7 @@ def _view(store, index, augment, seed, epoch): # center, size, rotation, scale, 
     return center, size, rotation, scale, (u[:, 0] < augment.flip).astype(float), 1 + augment.colour*(2*u[:, 8:] - 1)
 
 # %% ../../nbs/datasets/13_crops.ipynb #fd9b2edf
-_MEAN, _STD, _LUMA = (torch.tensor(v, dtype=torch.double) for v in ((.485, .456, .406), (.229, .224, .225), (.299, .587, .114)))
+_MEAN, _STD, _LUMA = (torch.tensor(v, dtype=torch.double) for v in (IMAGENET_MEAN, IMAGENET_STD, (.299, .587, .114)))
 
 def _colour(factors): # (b 3) brightness, contrast, saturation -> matrix (b 3 3), offset (b 3 1), from 0 ... 255 to normalised
     b, c, s = (f[:, None, None] for f in torch.as_tensor(factors).unbind(-1))
@@ -209,17 +190,12 @@ class Batch(NamedTuple):
     matrix: torch.Tensor    # (b 2 3) image pixels -> crop pixels
     index: torch.Tensor     # (b) rows of the store
 
-def _fetch(images, index, device): # stored crops (b 3 H W) uint8, on the device
-    if images.device.type == device.type or device.type != "cuda": return images.index_select(0, index.to(images.device)).to(device)
-    buffer = torch.empty(len(index), *images.shape[1:], dtype=torch.uint8, pin_memory=True) # from a cache that waits for copies under way
-    return torch.index_select(images, 0, index, out=buffer).to(device, non_blocking=True)
-
-def _render(images, index, m, colour, offset, out_size, device): # stored crops -> (b 3 h w) normalised; index and m on the host
-    out = torch.empty(len(index), 3, *out_size[::-1], device=device)
-    step = 4 if device.type == "cpu" else len(index)
+def _render(store, index, m, colour, offset, out_size): # stored crops -> (b 3 h w) normalised; index and m on the host
+    out = torch.empty(len(index), 3, *out_size[::-1], device=store.device)
+    step = 4 if store.device.type == "cpu" else len(index)
     for i in range(0, len(index), step):
         part = slice(i, i + step)
-        torch.baddbmm(offset[part], colour[part], warp(_fetch(images, index[part], device).float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
+        torch.baddbmm(offset[part], colour[part], warp(store.fetch(index[part]).float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
     return out
 
 # %% ../../nbs/datasets/13_crops.ipynb #0e66da2f
@@ -249,7 +225,7 @@ def batch(
     def small(x): return move(x.float())
     rows, weights = torch.as_tensor(index), small((visible > 0) & reached)
     stored = compose_affine(matrix, invert_affine(torch.as_tensor(self.matrix[index])))
-    images = _render(self.images, rows, stored.float(), *(small(v) for v in _colour(factors)), (w, h), self.device)
+    images = _render(self, rows, stored.float(), *(small(v) for v in _colour(factors)), (w, h))
     if channels_last: images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images, encode(small(joints), weights, heatmap_size, sigma), weights, small(points), move(visible), small(matrix), move(rows))
 
@@ -260,18 +236,6 @@ def to_image(
 ): # (b k 2) image pixels
     "Keypoints of a crop, back in the image."
     return apply_affine(keypoints, invert_affine(matrix))
-
-# %% ../../nbs/datasets/13_crops.ipynb #a7f74aa2
-@patch
-def loader(
-    self: CropStore, batch_size,
-    *, seed=0, rank=0, world_size=1, shuffle=True,
-    drop_last=False, # leave an incomplete last batch out
-    index=None,      # rows to use, default all
-    **options        # of `batch`: out_size, heatmap_size, sigma, augment, channels_last
-) -> Loader: # iterable with `len` and `set_epoch`
-    "Batches of an epoch, see `batches.Loader`; `DataError` if there is not one."
-    return Loader(self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=index, **options)
 
 # %% ../../nbs/datasets/13_crops.ipynb #3cc94111
 @torch.no_grad()
@@ -351,4 +315,5 @@ class ClassicPipeline(torch.utils.data.Dataset):
             crop, joints, visible = crop[:, ::-1], joints[people.skeleton.flip_index], visible[people.skeleton.flip_index]
         pixels = cv2.transform(crop.astype(np.float32), self.colours[i])
         joints, weights = (joints + .5)/4 - .5, (visible > 0).astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.from_numpy(_patch_targets(joints, weights, (w//4, h//4), self.sigma)), torch.from_numpy(weights)
+        heatmaps = _patch_targets(joints, weights, (w//4, h//4), self.sigma)
+        return tuple(torch.from_numpy(a) for a in (np.ascontiguousarray(pixels.transpose(2, 0, 1)), heatmaps, weights))

@@ -4,21 +4,21 @@
 
 # %% ../../nbs/datasets/20_films.ipynb #f06c6d02
 from __future__ import annotations
-import json, os, shutil, warnings
+import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
-from ..batches import Loader, uniform
+from ..batches import PixelStore, read_pixels, uniform, write_pixels
 from ..core import DataError, content_hash, data_dir, locked, progress
-from ..geometry import apply_affine, crop_matrix, warp
-from ..radiology import CLASSES, ChestSet, read_film, region_mask, version
+from ..geometry import crop_matrix, warp
+from ..radiology import ChestSet, read_film, region_mask, version
 
 # %% auto #0
-__all__ = ['letterbox', 'map_box', 'FilmStore', 'build', 'FilmAugment', 'FilmBatch', 'to_grey', 'positive_weight', 'masked_bce',
-           'predict', 'lesion_masks']
+__all__ = ['letterbox', 'FilmStore', 'build', 'FilmAugment', 'FilmBatch', 'to_grey', 'positive_weight', 'masked_bce', 'predict',
+           'lesion_masks']
 
 # %% ../../nbs/datasets/20_films.ipynb #dd38847f
 def letterbox(
@@ -31,15 +31,6 @@ def letterbox(
     before = torch.div(longest - sizes, 2, rounding_mode="floor") # whole bars: left and top get the smaller half
     return crop_matrix((longest - 1)/2 - before, longest.expand(-1, 2), (side, side))
 
-def map_box(
-    box,   # (n 4) x, y, width, height: edges, so that the first pixel reaches from 0 to 1
-    matrix # (n 2 3), of `letterbox` or its inverse
-) -> np.ndarray: # (n 4)
-    "Boxes under a letterbox or its inverse."
-    box, matrix = torch.as_tensor(np.asarray(box, float).reshape(-1, 4)), torch.as_tensor(matrix)
-    corners = apply_affine(torch.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1) - .5, matrix) + .5
-    return torch.cat([corners[:, 0], corners[:, 1] - corners[:, 0]], -1).numpy()
-
 def _square(film, side): # (h w) uint8 -> (side side) uint8
     h, w = film.shape
     longest = max(h, w)
@@ -49,7 +40,7 @@ def _square(film, side): # (h w) uint8 -> (side side) uint8
 
 # %% ../../nbs/datasets/20_films.ipynb #6724e4e9
 @dataclass
-class FilmStore:
+class FilmStore(PixelStore):
     "Every film of a data set as a small grey square; made by `build`."
     images: torch.Tensor # (n s s) uint8, a memory map or device memory
     sizes: np.ndarray    # (n 2) w, h of the films
@@ -57,7 +48,6 @@ class FilmStore:
     about: dict          # what it was made from, and `key`, its hash
     device: torch.device = torch.device("cpu") # where batches are made
 
-    def __len__(self): return len(self.images)
     @property
     def side(self): return self.images.shape[-1] # pixels
     @property
@@ -71,34 +61,17 @@ class FilmStore:
 
 # %% ../../nbs/datasets/20_films.ipynb #5a7380b8
 def _write_store(folder, chest_set, about, workers): # under `folder`, complete or not at all
-    part, n, side = folder.with_name(folder.name + ".part"), len(chest_set), about["side"]
-    shutil.rmtree(part, ignore_errors=True); part.mkdir(parents=True)
-    need, free, sizes = n*side*side + 64*n + 2**16, shutil.disk_usage(part).free, []
+    n, side, sizes = len(chest_set), about["side"], []
     def one(path):
         film = read_film(path)
         return film.shape[::-1], _square(film, side).tobytes()
-    try:
-        if free < need: raise DataError(f"{folder}: the films need {need:,} bytes and the disk has {free:,} free")
-        with open(part/"images.npy", "wb") as f, ThreadPoolExecutor(workers) as pool:
-            np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=(n, side, side)))
-            found = (film for start in range(0, n, 256) for film in pool.map(one, chest_set.paths[start:start + 256])) # a failure waits for few
-            for size, pixels in progress(found, f"films of {chest_set.name}/{chest_set.split}", total=n, unit="film", delay=2, leave=False):
-                sizes.append(size); f.write(pixels)
+    with write_pixels(folder, "films", (n, side, side), about, 64*n) as (part, file), ThreadPoolExecutor(workers) as pool:
+        found = (film for start in range(0, n, 256) for film in pool.map(one, chest_set.paths[start:start + 256])) # a failure waits for few
+        for size, pixels in progress(found, f"films of {chest_set.name}/{chest_set.split}", total=n, unit="film", delay=2, leave=False):
+            sizes.append(size); file.write(pixels)
         np.save(part/"sizes.npy", np.array(sizes))
-        (part/"about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-        part.rename(folder)
-    except OSError as e: raise DataError(f"{folder}: the films ({need:,} bytes) could not be written, {(e.strerror or str(e)).lower()}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/datasets/20_films.ipynb #3abfab60
-def _read_store(folder, chest_set):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # the map is read-only and only read
-            images = torch.from_numpy(np.load(folder/"images.npy", mmap_mode="r"))
-        return FilmStore(images, np.load(folder/"sizes.npy"), chest_set, json.loads((folder/"about.json").read_text()))
-    except (OSError, ValueError) as e: raise DataError(f"{folder}: the film store is damaged ({e}); delete the folder and it is built again") from e
-
 def build(
     chest_set: ChestSet,
     side=224,       # of the stored squares, pixels
@@ -112,24 +85,7 @@ def build(
     folder = Path(cache_dir or data_dir()/"films")/f"{chest_set.name}-{chest_set.split}-{side}-{about['key']}"
     with locked(folder.with_name(folder.name + ".lock")):
         if not folder.exists(): _write_store(folder, chest_set, about, workers or os.cpu_count())
-        return _read_store(folder, chest_set)
-
-# %% ../../nbs/datasets/20_films.ipynb #50bc5cb0
-@patch
-def to(
-    self: FilmStore,
-    device,       # where batches are made
-    resident=None # keep all pixels there too; None: if they fit into half of a GPU's free memory
-) -> FilmStore:
-    "The same store with its batches, and its pixels if there is room, on another device."
-    device = torch.device(device)
-    if resident is None: resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
-    return replace(self, images=self.images.to(device) if resident else self.images, device=device)
-
-def _fetch(images, index, device): # stored films (b s s) uint8, on the device
-    if images.device.type == device.type or device.type != "cuda": return images.index_select(0, index.to(images.device)).to(device)
-    buffer = torch.empty(len(index), *images.shape[1:], dtype=torch.uint8, pin_memory=True) # from a cache that waits for copies under way
-    return torch.index_select(images, 0, index, out=buffer).to(device, non_blocking=True)
+        return read_pixels(folder, "film", lambda images, about: FilmStore(images, np.load(folder/"sizes.npy"), chest_set, about))
 
 # %% ../../nbs/datasets/20_films.ipynb #0649c6ff
 @dataclass(frozen=True)
@@ -191,24 +147,12 @@ def batch(
 ) -> FilmBatch:
     "Films, augmented or plain, with one version of their labels."
     index, values = np.asarray(index), self.labels(labels)
-    films = _fetch(self.images, torch.as_tensor(index), self.device)
+    films = self.fetch(torch.as_tensor(index))
     if augment is None: images = films[:, None].float().div_(255).sub_(_MEAN).div_(_STD)
     else: # on a CPU a few films at a time stay in the cache
         drawn, step = _draw(index, augment, seed, epoch), max(1, 2**16//self.side**2) if self.device.type == "cpu" else len(index)
         images = torch.cat([_render(films[i:i + step], drawn[i:i + step]) for i in range(0, len(index), step)])
     return FilmBatch(images, torch.as_tensor(values[index]).to(self.device, non_blocking=True), torch.as_tensor(index).to(self.device, non_blocking=True))
-
-# %% ../../nbs/datasets/20_films.ipynb #bfd60a98
-@patch
-def loader(
-    self: FilmStore, batch_size,
-    *, seed=0, rank=0, world_size=1, shuffle=True,
-    drop_last=False, # leave an incomplete last batch out
-    index=None,      # rows to use, default all
-    **options        # of `batch`: labels, augment
-) -> Loader: # iterable with `len` and `set_epoch`
-    "Batches in an order that depends on `(seed, epoch)` alone, without overlap between ranks; `DataError` if there is not one batch."
-    return Loader(self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=index, **options)
 
 # %% ../../nbs/datasets/20_films.ipynb #3ad1d1dc
 def positive_weight(
@@ -249,7 +193,7 @@ def predict(
 # %% ../../nbs/datasets/20_films.ipynb #845c2355
 def lesion_masks(
     store: FilmStore,
-    finding # from CLASSES
+    finding # from `radiology.CLASSES`
 ) -> tuple: # rows (m) of the store in ascending order, masks (m s s) bool
     "Where a finding is seen on the films that have a region of it; `DataError` if none has, or a mask cannot be read."
     films = store.films

@@ -4,13 +4,13 @@
 
 # %% ../../nbs/datasets/10_people.ipynb #eab2b4a7
 from __future__ import annotations
-import json, shutil
+import json
 from pathlib import Path
 from typing import NamedTuple
 import cv2, numpy as np
 from fastcore.basics import patch
 from ..annotations import PoseSet, check_coco, load_json
-from ..core import DataError, content_hash, data_dir, locked, progress, source_hash
+from ..core import DataError, content_hash, data_dir, locked, progress, source_hash, whole_folder
 from ..skeletons import COCO17
 
 # %% auto #0
@@ -426,7 +426,7 @@ def render_people(
 SPLITS = dict(train=0, val=1)
 
 def _render_set(folder, split, n_images, seed, image_size, scene): # write images/ and annotations.json
-    (folder/"images").mkdir(parents=True)
+    (folder/"images").mkdir()
     images, annotations = [], []
     for i in progress(range(n_images), f"people {split}"):
         picture, found = render_people(np.random.default_rng([seed, SPLITS[split], i]), image_size, **scene)
@@ -466,16 +466,7 @@ def make_people(
     key = content_hash(source_hash(make_people), split, n_images, seed, list(image_size), sorted(scene.items()))
     final = Path(folder or data_dir()/"people")/f"{split}-{n_images}-{key}"
     with locked(final.with_suffix(".lock")):
-        if not final.is_dir(): _build(final, split, n_images, seed, tuple(image_size), scene)
+        if not final.is_dir():
+            with whole_folder(final, "the made people") as part: _render_set(part, split, n_images, seed, tuple(image_size), scene)
     path = final/"annotations.json"
     return PoseSet("people", split, check_coco(load_json(path), COCO17, path), final/"images", notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])
-
-# %% ../../nbs/datasets/10_people.ipynb #754f7667
-def _build(final, *args): # all or nothing
-    part = final.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True) # of a build that was killed
-    try:
-        _render_set(part, *args)
-        part.rename(final)
-    except OSError as e: raise DataError(f"{final}: the made people could not be written, {e.strerror.lower() if e.strerror else e}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
