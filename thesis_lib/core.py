@@ -17,7 +17,7 @@ from fastcore.basics import patch
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash',
            'file_sha256', 'source_hash', 'locked', 'write_atomic', 'whole_folder', 'Metric', 'git_state', 'versions',
            'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters', 'read_record',
-           'read_records', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
+           'read_records', 'read_weights', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -296,22 +296,30 @@ def read_records(folder, pattern="**/record.json") -> list[RunRecord]: # sorted 
     return [read_record(p) for p in sorted(Path(folder).glob(pattern))]
 
 # %% ../nbs/00_core.ipynb #22c5715c
-def load_weights(
-    model: torch.nn.Module,
-    path,          # file written by `torch.save`: a state dict, or a dict that holds one under "state_dict"
-    *, strict=True # False: load what fits and return the names of what did not
-) -> dict: # {"missing": [...], "unexpected": [...], "shape": [...]}
-    "Load a checkpoint without executing anything in it; `DataError` names the file and the first tensor that does not fit."
+def read_weights(
+    path # file written by `torch.save`: a state dict, or a dict that holds one under "state_dict"
+) -> dict: # name -> tensor, without the "module." of DataParallel
+    "Read a checkpoint without executing anything in it; `DataError` names the file and what is wrong with it."
     try: state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise DataError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError: raise DataError(f"{path}: refused, it is not a plain file of tensors (it carries pickled code or is damaged)") from None
     except (RuntimeError, EOFError, ValueError) as e: raise DataError(f"{path}: not a readable checkpoint ({str(e).splitlines()[0]})") from None
     if not isinstance(state, dict): raise DataError(f"{path}: expected a dictionary of tensors, got {type(state).__name__}")
-    state, own = state.get("state_dict", state), model.state_dict()
-    if not isinstance(state, dict) or (odd := [k for k, v in state.items() if not isinstance(v, torch.Tensor)]):
+    state = state.get("state_dict", state)
+    if not isinstance(state, dict) or (odd := [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]):
         raise DataError(f"{path}: expected a dictionary of tensors, {f'{odd[0]!r} is none' if isinstance(state, dict) else f'got {type(state).__name__}'}")
-    report = dict(missing=sorted(own.keys() - state.keys()), unexpected=sorted(state.keys() - own.keys()),
-                  shape=sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape))
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+# %% ../nbs/00_core.ipynb #752802a8
+def load_weights(
+    model: torch.nn.Module,
+    path,          # as for `read_weights`
+    *, strict=True # False: load what fits and return the names of what did not
+) -> dict: # {"missing": [...], "unexpected": [...], "shape": [...]}
+    "Load a checkpoint without executing anything in it; `DataError` names the file and the first tensor that does not fit."
+    state, own = read_weights(path), model.state_dict()
+    missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")} # a counter that batch norm before PyTorch 0.4.1 had not
+    report = dict(missing=sorted(missing), unexpected=sorted(state.keys() - own.keys()), shape=sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape))
     if strict and any(report.values()): raise DataError(f"{path}: does not fit {type(model).__name__}: {_misfit(report, own, state)}")
     model.load_state_dict({k: v for k, v in state.items() if k in own and k not in report["shape"]}, strict=False)
     return report

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_metrics.ipynb #8bb4fbd9
 from __future__ import annotations
-import contextlib, io, json, struct
+import contextlib, io, json, re, struct
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,10 @@ from .core import DataError, Metric
 from .skeletons import COCO17, H36M17, MPII16
 
 # %% auto #0
-__all__ = ['MAX_DETECTIONS', 'THRESHOLDS', 'AREAS', 'RECALLS', 'oks', 'oks_nms', 'random_results', 'Evaluation', 'KeypointEval',
-           'coco_keypoint_ap', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK', 'pck',
-           'mpii_head_size', 'pckh', 'mpjpe', 'procrustes', 'p_mpjpe', 'n_mpjpe', 'velocity_error', 'PoseErrors',
-           'auc_undefined', 'roc_auc', 'ClassEval', 'bootstrap_ci', 'seed_interval']
+__all__ = ['MAX_DETECTIONS', 'THRESHOLDS', 'AREAS', 'RECALLS', 'PCK_PROTOCOLS', 'oks', 'oks_nms', 'random_results', 'Evaluation',
+           'KeypointEval', 'coco_keypoint_ap', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK',
+           'pck', 'mpii_head_size', 'pckh', 'reference_length', 'PCKEval', 'mpjpe', 'procrustes', 'p_mpjpe', 'n_mpjpe',
+           'velocity_error', 'PoseErrors', 'auc_undefined', 'roc_auc', 'ClassEval', 'bootstrap_ci', 'seed_interval']
 
 # %% ../nbs/05_metrics.ipynb #4d4eab1a
 def _shapes(**arrays): # name -> (array, expected shape); the first that differs is an error
@@ -240,7 +240,7 @@ def _evaluate(truth, found, sigmas): # the cached arrays of a `KeypointEval`
 
 # %% ../nbs/05_metrics.ipynb #1e270ade
 class Evaluation:
-    "What `KeypointEval`, `PoseErrors` and `ClassEval` share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load(path)`."
+    "What `KeypointEval`, `PCKEval`, `PoseErrors` and `ClassEval` share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load(path)`."
     names = ()          # of its numbers
     _units = ""         # what a bootstrap redraws; `len` is their number
     _fields = ()        # attributes that make it up
@@ -377,7 +377,7 @@ def replicates(self: Evaluation,
 
 @patch
 def bootstrap(self: Evaluation, n=1000, seed=0) -> dict: # name -> (lo, hi)
-    "95 % percentile intervals from a bootstrap over units; (-1, -1), in 3D and AUC NaN, where a number is undefined; NaN if there is only one unit."
+    "95 % percentile intervals from a bootstrap over units; (-1, -1), for all but AP and AR NaN, where a number is undefined; NaN if there is only one unit."
     if len(self) < 2: return dict.fromkeys(self.names, (np.nan, np.nan))
     return {name: _interval(v) if np.isfinite(v).any() else (self._undefined,) * 2 for name, v in self.replicates(n, seed).items()}
 
@@ -521,14 +521,23 @@ class PCK:
 
 def _percent(hits, count): return float(100 * hits / count) if count else float("nan")
 
-def _hits(pred, gt, visible, ref, alpha): # correct joints (k) and labelled joints (k)
-    pred, gt, seen, ref = np.asarray(pred, float), np.asarray(gt, float), np.asarray(visible) > 0, np.asarray(ref, float)
+def _offsets(pred, gt, visible): # checked distances (b k), and which joints are labelled (b k)
+    pred, gt, seen = np.asarray(pred, float), np.asarray(gt, float), np.asarray(visible) > 0
     if gt.ndim != 3 or gt.shape[-1] != 2: raise DataError(f"gt has shape {gt.shape}, expected (b, k, 2)")
-    _shapes(pred=(pred, gt.shape), visible=(seen, gt.shape[:2]), ref_length=(ref, gt.shape[:1] if ref.ndim else ()))
+    _shapes(pred=(pred, gt.shape), visible=(seen, gt.shape[:2]))
     for name, x in (("pred", pred), ("gt", gt)):
         if not np.isfinite(x[seen]).all(): raise DataError(f"{name} holds NaN or infinity at a visible joint, expected finite pixels")
-    if not (np.isfinite(ref) & (ref > 0)).all(): raise DataError("ref_length holds a length that is not finite and above 0")
-    return (seen & (np.linalg.norm(pred - gt, axis=-1) / ref.reshape(-1, 1) <= alpha)).sum(0), seen.sum(0)
+    return np.linalg.norm(pred - gt, axis=-1), seen
+
+def _lengths(x, shape, name="ref_length"): # checked reference lengths
+    x = np.asarray(x, float)
+    _shapes(**{name: (x, shape if x.ndim else ())})
+    if not (np.isfinite(x) & (x > 0)).all(): raise DataError(f"{name} holds a length that is not finite and above 0")
+    return x
+
+def _hits(pred, gt, visible, ref, alpha): # correct joints (k) and labelled joints (k)
+    distance, seen = _offsets(pred, gt, visible)
+    return (seen & (distance / _lengths(ref, seen.shape[:1]).reshape(-1, 1) <= alpha)).sum(0), seen.sum(0)
 
 # %% ../nbs/05_metrics.ipynb #a5ee0692
 def pck(
@@ -562,6 +571,104 @@ def pckh(
     used = np.any(list(member.values()), axis=0)
     return PCK(_percent(hits[used].sum(), count[used].sum()), np.array([_percent(h, c) for h, c in zip(hits, count)]), count,
                {name: _percent(hits[m].sum(), count[m].sum()) for name, m in member.items()})
+
+# %% ../nbs/05_metrics.ipynb #c6649aca
+PCK_PROTOCOLS = tuple(f"{ref}{v}{j}" for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05") for v in ("", " visible") for j in ("", " limbs")) # common definitions
+_LIMBS, _HEAD = ("elbow", "wrist", "hip", "knee", "ankle"), ("nose", "eye", "ear", "head", "head_top", "neck")
+
+def _read_protocol(name): # reference, alpha, only visible joints, only limbs
+    found = re.fullmatch(r"(torso|head|box|diagonal|crop)@(\d*\.?\d+)( visible)?( limbs)?", name)
+    if not found or not float(found[2]): raise DataError(f"protocol {name!r}: expected torso, head, box, diagonal or crop, '@', a share above 0, then ' visible' and ' limbs' if wanted")
+    return found[1], float(found[2]), bool(found[3]), bool(found[4])
+
+def _members(skeleton, ends): # (k) joints whose name ends so
+    return np.array([j.endswith(ends) for j in skeleton.joints])
+
+# %% ../nbs/05_metrics.ipynb #de55e303
+def _between(gt, seen, skeleton, pairs): # (b) distance of the first pair of joints that is labelled; NaN without one
+    out = np.full(len(gt), np.nan)
+    for a, b in [[skeleton.index(j) for j in pair] for pair in pairs][::-1]:
+        out = np.where(seen[:, a] & seen[:, b], np.linalg.norm(gt[:, a] - gt[:, b], axis=-1), out)
+    return out
+
+def _widest(gt, seen): # (b) largest distance between labelled joints; 0 without two
+    away = np.linalg.norm(gt[:, :, None] - gt[:, None], axis=-1)
+    return np.where(seen[:, :, None] & seen[:, None], away, 0).max((1, 2))
+
+def reference_length(
+    reference, # "torso", "head", "box", "diagonal" or "crop"
+    gt,        # (b k 2) true keypoints, pixels
+    visible,   # (b k) above 0: labelled
+    skeleton=COCO17, *,
+    bbox=None, # (b 4) x, y, width, height of the persons' boxes: for "box" and "diagonal"
+    head=None, # (b) head sizes, where the data set has them
+    crop=None  # (b) or one number: width of the crops, pixels of the image
+) -> np.ndarray: # (b) pixels; NaN for a person that has none
+    "What PCK measures an error by; `DataError` for an unknown reference, a length that is needed and not given, or one that is not above 0."
+    gt, seen = np.asarray(gt, float), np.asarray(visible) > 0
+    given, n = {"box": bbox, "diagonal": bbox, "head": head, "crop": crop}.get(reference), gt.shape[:1]
+    if reference in ("box", "diagonal", "crop") and given is None: raise DataError(f"reference {reference!r}: {'crop' if reference == 'crop' else 'bbox'} is missing, expected one length or box a person")
+    if reference in ("box", "diagonal"):
+        sides = _lengths(np.asarray(bbox, float)[..., 2:], (*n, 2), "bbox")
+        return sides.max(1) if reference == "box" else np.hypot(*sides.T)
+    if given is not None: return np.broadcast_to(_lengths(given, n, reference), n)
+    if reference == "torso": length = _between(gt, seen, skeleton, (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")))
+    elif reference == "head": length = _widest(gt[:, m := _members(skeleton, _HEAD)], seen[:, m])
+    else: raise DataError(f"reference {reference!r}: expected torso, head, box, diagonal or crop")
+    return np.where(length > 0, length, np.nan)
+
+# %% ../nbs/05_metrics.ipynb #602e6189
+class PCKEval(Evaluation):
+    "PCK under many definitions, in percent: `.summarize()`, `.bootstrap()` over images, `.per_joint()`, `.save(path)`; `DataError` for bad input."
+    _units, _items, _protocol = "images", ("image_ids", "protocols", "joints", "count", "lengths"), ("boxes",)
+    _fields = (*_items, "hits", "persons", "boxes")
+
+    def __init__(self,
+        pred, gt,     # (n k 2) predicted and true keypoints of each person, pixels
+        visible,      # (n k) 0 not labelled, 1 hidden, 2 visible
+        image_id,     # (n) image of each person
+        protocols=PCK_PROTOCOLS, # names
+        *, skeleton=COCO17,
+        bbox=None, head=None, crop=None, # what the protocols need, see `reference_length`
+        boxes="gt"    # box protocol: "gt" or "detector:<name>"; only results of one protocol are compared
+    ):
+        (distance, seen), image_id = _offsets(pred, gt, visible), np.asarray(image_id)
+        if seen.shape[1] != skeleton.k: raise DataError(f"gt holds {seen.shape[1]} joints, expected the {skeleton.k} of {skeleton.name}")
+        _shapes(image_id=(image_id, seen.shape[:1]))
+        self.boxes, self.protocols, self.joints = _protocol(boxes), np.array(list(protocols)), np.array(skeleton.joints)
+        definitions = [_read_protocol(str(name)) for name in self.protocols]
+        if len({*self.protocols}) < max(1, len(definitions)): raise DataError("protocols: none, or one stands twice, expected names of their own")
+        length = {r: reference_length(r, gt, visible, skeleton, bbox=bbox, head=head, crop=crop) for r, *_ in definitions}
+        self.image_ids, place = np.unique(image_id, return_inverse=True)
+        per_image = sparse.csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place)))
+        clear, limbs, sums = np.asarray(visible) > 1, _members(skeleton, _LIMBS), []
+        for reference, alpha, only_visible, only_limbs in definitions:
+            counts = (clear if only_visible else seen) & np.isfinite(length[reference])[:, None] & (limbs | (not only_limbs))
+            with np.errstate(invalid="ignore"): hits = counts & (distance / length[reference][:, None] <= alpha)
+            sums.append((per_image @ hits, per_image @ counts, counts.any(1).sum(), np.nansum(length[reference])))
+        self.hits, self.count, self.persons, self.lengths = (np.array(x) for x in zip(*sums)) # (p m k), (p m k), (p), (p)
+        self.hits, self.count = self.hits.astype(np.int32), self.count.astype(np.int32)
+
+    def __len__(self): return len(self.image_ids)
+
+    @property
+    def names(self): return tuple(map(str, self.protocols))
+
+# %% ../nbs/05_metrics.ipynb #45252ed1
+@patch
+def _weighted(self: PCKEval, weights, names): # weights (images b) -> name -> (b)
+    with np.errstate(invalid="ignore"): return {name: 100 * (self.hits[i].sum(1) @ weights) / (self.count[i].sum(1) @ weights) for name in names for i in [self.names.index(name)]}
+
+@patch
+def _about(self: PCKEval, name): # persons, unit, protocol
+    reference, alpha, only_visible, only_limbs = _read_protocol(name)
+    own = {"reference": reference, "alpha": alpha, "visibility": "visible" if only_visible else "labelled", "joints": "limbs" if only_limbs else "all", "boxes": self.boxes}
+    return int(self.persons[self.names.index(name)]), "%", own
+
+@patch
+def per_joint(self: PCKEval) -> pd.DataFrame: # joint x protocol, percent; NaN for a joint that does not count
+    "PCK of each joint under each definition."
+    with np.errstate(invalid="ignore"): return pd.DataFrame((100 * self.hits.sum(1) / self.count.sum(1)).T, index=pd.Index(self.joints, name="joint"), columns=self.names)
 
 # %% ../nbs/05_metrics.ipynb #7bd5df8b
 _FRAMES = 1024 # at a time: what fits into the cache
