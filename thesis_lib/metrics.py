@@ -573,12 +573,14 @@ def pckh(
                {name: _percent(hits[m].sum(), count[m].sum()) for name, m in member.items()})
 
 # %% ../nbs/05_metrics.ipynb #c6649aca
-PCK_PROTOCOLS = tuple(f"{ref}{v}{j}" for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05") for v in ("", " visible") for j in ("", " limbs")) # common definitions
+PCK_PROTOCOLS = tuple(f"{ref}{v}{j}" for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05")
+                      for v in ("", " visible") for j in ("", " limbs")) # common definitions
 _LIMBS, _HEAD = ("elbow", "wrist", "hip", "knee", "ankle"), ("nose", "eye", "ear", "head", "head_top", "neck")
 
 def _read_protocol(name): # reference, alpha, only visible joints, only limbs
     found = re.fullmatch(r"(torso|head|box|diagonal|crop)@(\d*\.?\d+)( visible)?( limbs)?", name)
-    if not found or not float(found[2]): raise DataError(f"protocol {name!r}: expected torso, head, box, diagonal or crop, '@', a share above 0, then ' visible' and ' limbs' if wanted")
+    if not found or not float(found[2]):
+        raise DataError(f"protocol {name!r}: expected torso, head, box, diagonal or crop, '@', a share above 0, then ' visible' and ' limbs' if wanted")
     return found[1], float(found[2]), bool(found[3]), bool(found[4])
 
 def _members(skeleton, ends): # (k) joints whose name ends so
@@ -607,7 +609,8 @@ def reference_length(
     "What PCK measures an error by; `DataError` for an unknown reference, a length that is needed and not given, or one that is not above 0."
     gt, seen = np.asarray(gt, float), np.asarray(visible) > 0
     given, n = {"box": bbox, "diagonal": bbox, "head": head, "crop": crop}.get(reference), gt.shape[:1]
-    if reference in ("box", "diagonal", "crop") and given is None: raise DataError(f"reference {reference!r}: {'crop' if reference == 'crop' else 'bbox'} is missing, expected one length or box a person")
+    if reference in ("box", "diagonal", "crop") and given is None:
+        raise DataError(f"reference {reference!r}: {'crop' if reference == 'crop' else 'bbox'} is missing, expected one length or box a person")
     if reference in ("box", "diagonal"):
         sides = _lengths(np.asarray(bbox, float)[..., 2:], (*n, 2), "bbox")
         return sides.max(1) if reference == "box" else np.hypot(*sides.T)
@@ -657,18 +660,20 @@ class PCKEval(Evaluation):
 # %% ../nbs/05_metrics.ipynb #45252ed1
 @patch
 def _weighted(self: PCKEval, weights, names): # weights (images b) -> name -> (b)
-    with np.errstate(invalid="ignore"): return {name: 100 * (self.hits[i].sum(1) @ weights) / (self.count[i].sum(1) @ weights) for name in names for i in [self.names.index(name)]}
+    at = {name: self.names.index(name) for name in names}
+    with np.errstate(invalid="ignore"): return {name: 100 * (self.hits[i].sum(1) @ weights) / (self.count[i].sum(1) @ weights) for name, i in at.items()}
 
 @patch
 def _about(self: PCKEval, name): # persons, unit, protocol
     reference, alpha, only_visible, only_limbs = _read_protocol(name)
-    own = {"reference": reference, "alpha": alpha, "visibility": "visible" if only_visible else "labelled", "joints": "limbs" if only_limbs else "all", "boxes": self.boxes}
-    return int(self.persons[self.names.index(name)]), "%", own
+    which = {"visibility": "visible" if only_visible else "labelled", "joints": "limbs" if only_limbs else "all"}
+    return int(self.persons[self.names.index(name)]), "%", {"reference": reference, "alpha": alpha, **which, "boxes": self.boxes}
 
 @patch
 def per_joint(self: PCKEval) -> pd.DataFrame: # joint x protocol, percent; NaN for a joint that does not count
     "PCK of each joint under each definition."
-    with np.errstate(invalid="ignore"): return pd.DataFrame((100 * self.hits.sum(1) / self.count.sum(1)).T, index=pd.Index(self.joints, name="joint"), columns=self.names)
+    with np.errstate(invalid="ignore"): percent = 100 * self.hits.sum(1) / self.count.sum(1)
+    return pd.DataFrame(percent.T, index=pd.Index(self.joints, name="joint"), columns=self.names)
 
 # %% ../nbs/05_metrics.ipynb #7bd5df8b
 _FRAMES = 1024 # at a time: what fits into the cache

@@ -194,8 +194,9 @@ def from_released(
     count = lambda pattern: sum(pattern.format(i) in state for i in range(len(state)))
     try: joints, features = state["score.0.weight"].shape[:2]
     except (KeyError, ValueError): raise DataError(f"{path}: no heatmaps 'score.0.weight' of a first stack, expected the checkpoint of a stacked hourglass") from None
+    stem = "pytorch-pose" if "layer2.0.downsample.0.weight" in state else "newell"
     model = StackedHourglass(count("score.{}.weight"), "hg.0.hg.0.0.0.conv1.weight" in state, joints=joints, image_size=image_size, features=features,
-                             blocks=count("res.0.{}.conv1.weight"), depth=count("hg.0.hg.{}.1.0.conv1.weight"), stem="pytorch-pose" if "layer2.0.downsample.0.weight" in state else "newell")
+                             blocks=count("res.0.{}.conv1.weight"), depth=count("hg.0.hg.{}.1.0.conv1.weight"), stem=stem)
     load_weights(model, path)
     return model.eval()
 
@@ -206,7 +207,9 @@ def from_run(
 )->StackedHourglass: # in eval mode, on the CPU
     "The model of a finished run; DataError for a record of something else, and for weights that are missing or do not fit"
     p = record.params
-    try: model = StackedHourglass(p["stacks"], p["skip"], p["autoencoder"], image_size=(p["image_w"], p["image_h"]), **{k: p[k] for k in ("features", "blocks", "depth", "code", "code_depth")})
+    try:
+        size = {k: p[k] for k in ("stacks", "skip", "autoencoder", "features", "blocks", "depth", "code", "code_depth")}
+        model = StackedHourglass(image_size=(p["image_w"], p["image_h"]), **size)
     except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an hourglass run") from None
     if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()
