@@ -4,11 +4,11 @@
 
 # %% ../../nbs/datasets/18_radiographs.ipynb #dc013d17
 from __future__ import annotations
-import json, shutil
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 import cv2, numpy as np
-from ..core import DataError, content_hash, data_dir, locked, progress, source_hash
+from ..core import DataError, content_hash, data_dir, locked, progress, source_hash, whole_folder
 from ..radiology import CLASSES, ChestSet, Region, encode_findings
 
 # %% auto #0
@@ -329,15 +329,6 @@ def _draw_set(folder, split, n_images, seed): # write films/, masks/ and films.j
         rows.append(dict(name=name, patient=name[:6], source=source, findings=findings, mined=mined, regions=regions))
     (folder/"films.json").write_text(json.dumps(rows))
 
-def _build(final, *args): # all or nothing
-    part = final.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True) # of a build that was killed
-    try:
-        _draw_set(part, *args)
-        part.rename(final)
-    except OSError as e: raise DataError(f"{final}: the radiographs could not be written, {e.strerror.lower() if e.strerror else e}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
-
 # %% ../../nbs/datasets/18_radiographs.ipynb #5846fc52
 def make_radiographs(
     folder=None,   # cache; None: data/radiographs
@@ -352,7 +343,8 @@ def make_radiographs(
     key = content_hash(source_hash(make_radiographs), split, n_images, seed)
     final = Path(folder or data_dir()/"radiographs")/f"{split}-{n_images}-{key}"
     with locked(final.with_suffix(".lock")):
-        if not final.is_dir(): _build(final, split, n_images, seed)
+        if not final.is_dir():
+            with whole_folder(final, "the radiographs") as part: _draw_set(part, split, n_images, seed)
     rows = json.loads((final/"films.json").read_text())
     versions, covered = dict(relabelled="findings", original="mined"), (*FINDINGS, "Healthy")
     labels = {version: encode_findings([row[of] or ["Healthy"] for row in rows], covered) for version, of in versions.items()}
