@@ -154,3 +154,36 @@ def test_randomised_leaves_the_model_and_cascades(name):
     matrices = {n for n, p in model.named_parameters() if p.dim() > 1}
     assert matrices <= changed[-1]
     assert np.isfinite(forgotten[-1].eval()(images).detach().numpy()).all()
+
+class Stacks(nn.Module):
+    "Two stacks of heatmaps, as a list or as one tensor."
+    def __init__(self, one=False):
+        super().__init__()
+        self.one, self.stem, self.norm, self.heads = one, nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ModuleList(nn.Conv2d(6, 4, 3) for _ in range(2))
+    def forward(self, x):
+        features = nn.functional.softplus(self.norm(self.stem(x)))
+        maps = [head(features) for head in self.heads]
+        return torch.stack(maps, 1) if self.one else maps
+
+@pytest.mark.parametrize("method", explain.CAM_METHODS)
+def test_every_cam_method_reads_a_heatmap_of_a_stack(method):
+    torch.manual_seed(0)
+    images, listed, stacked = torch.randn(3, 3, 24, 16), Stacks(), Stacks(one=True)
+    stacked.load_state_dict(listed.state_dict())
+    before, modules = state(listed), [*listed.modules()]
+    def call(model, stack): return explain.grad_cam(model, images, explain.KeypointTarget(2, stack), "norm", method=method, batch_size=2)
+    a = call(listed, 0)
+    assert a.shape == (3, 24, 16) and np.isfinite(a).all() and a.min() >= 0 and a.max() <= 1
+    if method != "RandomCAM": assert np.allclose(a, call(stacked, 0), atol=1e-4)
+    if method not in ("EigenCAM", "KPCA_CAM", "FEM", "RandomCAM"): assert not np.allclose(a, call(listed, 1), atol=1e-3) # these know no target
+    assert same(state(listed), before) and all(x is y for x, y in zip(modules, listed.modules()))
+
+@pytest.mark.parametrize("method", ["GradCAM", "ScoreCAM", "AblationCAM", "FullGrad"])
+def test_a_target_that_fails_halfway_leaves_the_network_as_it_was(method):
+    model, images, calls = Stacks(), torch.randn(2, 3, 24, 16), []
+    before, modules = state(model), [*model.modules()]
+    def target(output):
+        calls.append(1)
+        return output.sum() if len(calls) < 2 else output[9].sum()
+    with pytest.raises(DataError, match="no such class or joint"): explain.grad_cam(model, images, target, "norm", method=method)
+    assert same(state(model), before) and all(x is y for x, y in zip(modules, model.modules()))
