@@ -28,11 +28,11 @@ def tables(wildcards): return TABLES if re.search(r"thesis_lib\b.*\breport\b", P
 wildcard_constraints: experiment=r"[\w/]+", run=r"[\w.-]+"
 
 onstart: # runs are forks of a process that has imported the libraries: see nbs/42_warm.ipynb
-    if workflow.local_exec and "THESIS_WARM" not in os.environ:
+    if workflow.local_exec and sys.platform == "linux" and "THESIS_WARM" not in os.environ: # elsewhere, a fork without exec may abort
         warm = os.environ["THESIS_WARM"] = tempfile.mkdtemp(prefix="warm-")
         os.environ["JUPYTER_PATH"] = os.pathsep.join([warm, *filter(None, [os.environ.get("JUPYTER_PATH")])]) # its kernel is found first
         end, _ = os.pipe() # its other end stays open for as long as Snakemake lives
-        subprocess.Popen([sys.executable, "-P", "thesis_lib/warm.py", "serve", warm], stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        subprocess.Popen([sys.executable, "-P", "thesis_lib/warm.py", "serve", warm], stdin=end, stdout=open(".snakemake/warm.log", "w"), stderr=subprocess.STDOUT, start_new_session=True)
 
 onerror: print("", *failures(PROFILE), sep="\n", file=sys.stderr)
 

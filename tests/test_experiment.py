@@ -30,7 +30,7 @@ def test_torchrun_trains_and_the_notebook_finds_the_run(papermill, run, tmp_path
     assert papermill(tmp_path, "--prepare-only") is None
     script = run(sys.executable, "-m", "nbconvert", "--to", "python", tmp_path/"report.ipynb")
     assert script.returncode == 0, script.stderr[-2000:]
-    done = run(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29542, tmp_path/"report.py", env=dict(THESIS_OUTPUTS=str(tmp_path)))
+    done = run(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone", tmp_path/"report.py", env=dict(THESIS_OUTPUTS=str(tmp_path)))
     assert done.returncode == 0, done.stderr[-3000:]
     finished = json.loads((tmp_path/"smoke/flexible_heads/pose2d/tiny/checkpoint/finished.json").read_text())
     record = papermill(tmp_path)

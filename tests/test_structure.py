@@ -65,8 +65,15 @@ def test_library_notebooks_hold_no_errors_and_small_cells():
 def test_readme_numbers_come_from_records():
     "Each number of the results table in README.md is printed from a committed record: `value<!-- record metric -->`."
     from thesis_lib.core import read_record
-    cited = re.findall(r"([\d.]+)<!-- (\S+) (.+?) -->", (ROOT/"README.md").read_text())
+    cited = re.findall(r"([+-]?[\d.]+)<!-- (\S+) (.+?) -->(?: \[([^],]+), ([^],]+)\])?", (ROOT/"README.md").read_text())
     assert cited, "README.md cites no record"
-    for text, run, metric in cited:
-        value = read_record(ROOT/"outputs"/run).metrics[metric].value
-        assert f"{value:.{len(text.partition('.')[2])}f}" == text, f"README.md: {text} stands for {run} {metric}, which is {value}"
+    for text, run, metric, *interval in cited:
+        m = read_record(ROOT/"outputs"/run).metrics[metric]
+        for said, value in zip([text, *filter(None, interval)], [m.value, *(m.ci or ())]):
+            assert f"{value:{'+' * (said[0] in '+-')}.{len(said.partition('.')[2])}f}" == said, f"README.md: {said} stands for {run} {metric}, which is {value}"
+
+@pytest.mark.parametrize("profile", ["mini"])
+def test_committed_records_are_of_the_profile(profile):
+    "A record that the profile does not make would spoil the index of whoever runs it: the files beside it are not committed."
+    made = {job.folder for job in read_profile(profile)[1]}
+    assert {p.parent.relative_to(ROOT/"outputs"/profile).as_posix() for p in TRACKED if p.name == "record.json" and p.exists() and p.is_relative_to(ROOT/"outputs"/profile)} <= made

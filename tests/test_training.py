@@ -33,7 +33,7 @@ def test_full_disk_is_one_sentence_and_the_run_resumes(python, tmp_path):
     assert outcome(python(TOY, tmp_path/"a", 3))["checkpoint"] == outcome(python(TOY, tmp_path/"b", 3))["checkpoint"]
 
 def test_two_processes_train_one_run(run, python, tmp_path):
-    done = run(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29541, TOY, tmp_path, 3)
+    done = run(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone", TOY, tmp_path, 3)
     together = outcome(done)
     assert done.stdout.count("RESULT") == 1 and together["world"] == 2
     found = outcome(python(TOY, tmp_path, 3))

@@ -1,5 +1,6 @@
 "The commands, on a miniature project: what runs, what does not run again, what a mistake or a kill looks like."
 import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
 import nbformat, pytest
 from conftest import ROOT
 
@@ -72,6 +73,7 @@ def test_after_kill_9_the_next_call_goes_on(project, reproduce, records):
         assert beside.returncode != 0 and "another make reproduce is at work in this folder" in beside.stderr
     finally: os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    _wait(lambda: not _processes_of(project), None) # neither the run goes on alone, nor the server that it was forked from
     (project/"profiles/toy.yaml").write_text(PROFILE)
     before = records["one"].stat().st_mtime_ns
     done = reproduce()
@@ -109,9 +111,23 @@ def test_torchrun_trains_what_is_distributed(project, reproduce):
     assert sorted(p.name for p in (project/"outputs/toy/study").glob("*/main/rank*")) == ["rank", "rank", "rank0", "rank1"]
     assert not (project/"outputs/toy/study/alone/main/train.py").exists()
 
+@pytest.mark.skipif(sys.platform != "linux", reason="runs are forked on Linux only")
+def test_what_is_imported_before_a_fork_leaves_threads_and_gpu_alone(python):
+    code = ("import importlib, os, sys, torch\nfrom thesis_lib import warm\nfor name in [*warm._FOR_NOTEBOOKS, *warm.libraries(os.path.dirname(warm.__file__))]: importlib.import_module(name)\n"
+            "print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())")
+    threads = {f"{n}_NUM_THREADS": "1" for n in ("OMP", "MKL", "OPENBLAS")} # as in the Snakefile
+    assert python("-c", code, env=threads).stdout == "1 False\n"
+
+def _processes_of(project): # whose folder or environment is the project's
+    found = []
+    for p in Path("/proc").glob("[0-9]*"):
+        try: found += [p] * (str(project) in os.readlink(p/"cwd") or str(project).encode() in (p/"environ").read_bytes())
+        except OSError: pass # it has ended, or is somebody else's
+    return found
+
 def _wait(condition, process, seconds=120):
     for _ in range(10 * seconds):
         if condition(): return
-        assert process.poll() is None, process.stdout.read()
+        assert process is None or process.poll() is None, process.stdout.read()
         time.sleep(.1)
     raise AssertionError("nothing happened")

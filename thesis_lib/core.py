@@ -128,10 +128,10 @@ class Metric:
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "numpy", "pycocotools", "opencv-python-headless", "scikit-learn")
 
 def git_state(folder=None) -> dict: # {"commit": sha or "", "clean": bool}
-    "Commit of the checkout and whether its tracked files are unchanged."
+    "Commit of the checkout and whether its tracked files are unchanged; those under outputs/ shape no number and do not count."
     def git(*args): return subprocess.run(["git", "-C", str(folder or root()), *args], capture_output=True, text=True)
     if shutil.which("git") is None or (head := git("rev-parse", "HEAD")).returncode: return {"commit": "", "clean": False}
-    return {"commit": head.stdout.strip(), "clean": not git("status", "--porcelain", "--untracked-files=no").stdout.strip()}
+    return {"commit": head.stdout.strip(), "clean": not git("status", "--porcelain", "--untracked-files=no", ":(top,exclude)outputs").stdout.strip()}
 
 def versions() -> dict: # package -> version
     "Python and the libraries whose version can change a number."

@@ -243,6 +243,7 @@ class Evaluation:
     "What `KeypointEval`, `PCKEval`, `PoseErrors` and `ClassEval` share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load(path)`."
     names = ()          # of its numbers
     _units = ""         # what a bootstrap redraws; `len` is their number
+    _strata = ""        # attribute of the units: as many of each of its values are redrawn as there are
     _fields = ()        # attributes that make it up
     _items = ()         # those that two evaluations must have in common
     _protocol = ()      # those that they must have in common unless `same_<the first>=False`
@@ -370,8 +371,10 @@ def replicates(self: Evaluation,
     names = self.names if names is None else tuple(names)
     for name in set(names) - set(self.names): raise DataError(f"{name!r} is not one of {', '.join(self.names)}")
     rng, units, out, chunk = np.random.default_rng(seed), len(self), [], 250
+    strata = np.unique(getattr(self, self._strata), return_inverse=True)[1] if self._strata else np.zeros(units, int)
+    members = [np.flatnonzero(strata == s) for s in range(strata.max() + 1)]
     for start in range(0, n, chunk):
-        draws = rng.integers(units, size=(min(chunk, n - start), units))
+        draws = np.concatenate([m[rng.integers(len(m), size=(min(chunk, n - start), len(m)))] for m in members], 1)
         out.append(self._weighted(np.stack([np.bincount(d, minlength=units) for d in draws], 1).astype(float), names))
     return {name: np.concatenate([o[name] for o in out]) for name in names}
 
@@ -467,7 +470,7 @@ def paired_bootstrap(
     name="AP",       # one of their numbers
     n=1000, seed=0,
     *, same_boxes=True, same_source2d=True, same_labels=True # False: allow another protocol on the other side, to measure what the protocol alone is worth
-) -> dict: # diff (a - b), lo, hi, p (two-sided)
+) -> dict: # diff (a - b), lo, hi, p (two-sided), n (units)
     "Paired bootstrap over units, and over seeds where there are several, of a difference; `DataError` unless both sides have the same truth and protocol."
     a, b = _as_list(a, name), _as_list(b, name)
     _comparable(a + b, boxes=same_boxes, source2d=same_source2d, labels=same_labels)
@@ -476,7 +479,7 @@ def paired_bootstrap(
     d = d[np.isfinite(d)]
     if not len(d): raise DataError(f"paired_bootstrap: {name} is undefined, nothing is there that it could measure")
     if len(a[0]) < 2: raise DataError(f"paired_bootstrap: only one of the {a[0]._units} that it redraws, expected at least two")
-    return dict(diff=diff, **dict(zip(("lo", "hi"), _interval(d))), p=_two_sided(d))
+    return dict(diff=diff, **dict(zip(("lo", "hi"), _interval(d))), p=_two_sided(d), n=len(a[0]))
 
 def _two_sided(d): # bootstrap p value of "the difference is 0"; never 0
     return float(min(1, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d))))
@@ -795,7 +798,7 @@ def _motion_errors(pred, gt, rows, follows): # rows of one motion in order -> su
 class PoseErrors(Evaluation):
     "Errors of 3D poses, summed over motions: `.summarize()`, `.bootstrap()`, `.per_action()`, `.per_subject()`, `.per_joint()`, `.within(motions)`."
     names = (*_ERRORS, *(f"{e}_per_action" for e in _ERRORS))
-    _units, _items, _protocol = "motions", ("subject", "action", "clip", "frames", "pairs", "stride", "truth"), ("source2d",)
+    _units, _strata, _items, _protocol = "motions", "action", ("subject", "action", "clip", "frames", "pairs", "stride", "truth"), ("source2d",)
     _fields = (*_items, "sums", "joint_sums", "joints", "source2d")
 
     def __init__(self,

@@ -4,7 +4,7 @@
 
 # %% ../nbs/30_training.ipynb #3431ba6e
 from __future__ import annotations
-import io, json, logging, math, os, shutil, sys, time, warnings
+import inspect, io, json, logging, math, os, shutil, sys, time, warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,11 @@ def _identity(model, loss, settings, key): # everything that shapes the weights
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
     return content_hash(shapes, repr(model), source_hash(type(model), loss, Task), settings, key)
 
+def _notebook_text(f): # of a function that a notebook defines: the same in the script made of it
+    f = f.func if isinstance(f, partial) else f
+    try: return inspect.getsource(f) if getattr(f, "__module__", "") == "__main__" else ""
+    except (OSError, TypeError): return "" # typed in by hand
+
 def _describe(f): # optimiser or schedule, by name and arguments
     return [getattr(f.func, "__name__", str(f.func)), f.keywords, [str(a) for a in f.args]] if isinstance(f, partial) else getattr(f, "__name__", repr(f))
 
@@ -138,7 +143,7 @@ def fit(
     if keep not in ("last", "best") or (keep == "best" and not make_val_loader): raise DataError(f"keep = {keep!r}: expected 'last', or 'best' with a make_val_loader")
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     settings = dict(epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip, keep=keep)
-    identity = _identity(model, loss, settings, key)
+    identity = _identity(model, loss, settings, [key, *map(_notebook_text, (loss, make_loader, make_val_loader))])
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if (found := _finished(folder, identity)) is not None:
         first_process_only()

@@ -30,6 +30,10 @@ def serve(
     package: str # its libraries are imported
 ):
     "Fork for each command that `run` sends, until standard input ends."
+    try: _serve(folder, package)
+    finally: shutil.rmtree(folder, ignore_errors=True)
+
+def _serve(folder, package):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/socket"); listener.listen(64)
     kernel = Path(folder)/"kernels/python3"; kernel.mkdir(parents=True)
@@ -38,7 +42,8 @@ def serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline" # as ipykernel does, but before matplotlib is imported
     for name in [*_FOR_NOTEBOOKS, *libraries(package)]:
-        with contextlib.suppress(Exception): importlib.import_module(name) # the run that needs it will say what is wrong
+        if select.select([sys.stdin], [], [], 0)[0]: return
+        with contextlib.suppress(BaseException): importlib.import_module(name) # the run that needs it will say what is wrong
     gc.collect(); gc.freeze() # the garbage collector of a fork leaves the shared pages alone
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
@@ -46,7 +51,6 @@ def serve(
         connection.close()
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]: pass
-    shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/42_warm.ipynb #a57b584d
 def _keep(connection):
@@ -56,13 +60,23 @@ def _keep(connection):
         connection.close()
         _become(files, **request)
     for f in (*files, 0, 1, 2): os.close(f)
-    while True:
-        if select.select([connection], [], [], .02)[0]: os.kill(command, (connection.recv(1) or bytes([signal.SIGKILL]))[0])
+    connection.send(_BEGUN)
+    done = 0
+    while not done:
+        if select.select([connection], [], [], .02)[0]:
+            if number := connection.recv(1): os.kill(command, number[0])
+            else: _end(command)
         done, status = os.waitpid(command, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(OSError): connection.send(bytes([code if code >= 0 else 128 - code])) # as a shell counts
-            os._exit(0)
+    code = os.waitstatus_to_exitcode(status)
+    connection.send(bytes([code if code >= 0 else 128 - code])) # as a shell counts
+    os._exit(0)
+
+_BEGUN = b"b"
+
+def _end(command): # nobody waits for it any more
+    with contextlib.suppress(ProcessLookupError): os.killpg(command, signal.SIGKILL)
+    os.kill(command, signal.SIGKILL); os.waitpid(command, 0)
+    os._exit(0)
 
 def _become(files, arguments, folder, environment):
     os.setsid()
@@ -85,16 +99,26 @@ def _become(files, arguments, folder, environment):
 # %% ../nbs/42_warm.ipynb #a93bfc22
 def run(*arguments: str) -> int: # exit code
     "Like `python -m arguments...`, in a fork of the server at `$THESIS_WARM`; by a Python of its own where there is no server."
-    connection = socket.socket(socket.AF_UNIX)
-    try: connection.connect(os.environ.get("THESIS_WARM", "") + "/socket")
-    except OSError: os.execv(sys.executable, [sys.executable, "-m", *arguments])
+    if (connection := _ask(arguments)) is None: os.execv(sys.executable, [sys.executable, "-m", *arguments])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: connection.send(bytes([n])))
-    socket.send_fds(connection, [b" "], [0, 1, 2])
-    connection.sendall(json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode() + b"\n")
     parent = os.getppid()
     while not select.select([connection], [], [], 1)[0]:
-        if os.getppid() != parent: return 1 # nobody waits any more: the connection closes, and the command is killed
-    return (connection.recv(1) or b"\1")[0]
+        if os.getppid() != parent: return 1 # nobody waits any more: the connection closes, and the command is ended
+    with contextlib.suppress(OSError):
+        if code := connection.recv(1): return code[0]
+    print("the process that kept watch over this run was killed; is there enough memory?", file=sys.stderr)
+    return 1
+
+def _ask(arguments): # connection to the fork that has begun; None where no server answers
+    if not (folder := os.environ.get("THESIS_WARM")): return
+    connection = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(OSError):
+        connection.connect(f"{folder}/socket")
+        socket.send_fds(connection, [b" "], [0, 1, 2])
+        connection.sendall(json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode() + b"\n")
+        if connection.recv(1) == _BEGUN: return connection
+
+
 
 # %% ../nbs/42_warm.ipynb #10009be8
 def main(argv=None) -> int: # exit code
