@@ -18,6 +18,13 @@ def run():
 @pytest.fixture
 def python(run): return lambda *args, **kwargs: run(sys.executable, *args, **kwargs)
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from browser import Browser
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
 def says(call, *parts):
     "The call ends in a DataError of one sentence (one line) that contains every part."
     with pytest.raises(DataError) as caught: call()
