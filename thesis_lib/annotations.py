@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib, io, json, os
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-import cv2, numpy as np
+import cv2, numpy as np, pandas as pd
 from PIL import Image
 from .core import DataError, content_hash
 from .skeletons import COCO17, Skeleton
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'read_image', 'PoseSet', 'subset', 'merge', 'check_files', 'check_detections',
-           'person_boxes', 'simulated_detector', 'box_ap']
+           'person_boxes', 'simulated_detector', 'box_ap', 'pose_factors', 'person_factors']
 
 # %% ../nbs/06_annotations.ipynb #5b167025
 def load_json(
@@ -294,3 +294,34 @@ def box_ap(
         found = COCOeval(truth, truth.loadRes([{**d} for d in pose_set.detections[boxes]]), "bbox")
         found.evaluate(); found.accumulate(); found.summarize()
     return float(found.stats[0])
+
+# %% ../nbs/06_annotations.ipynb #ce608e30
+def pose_factors(
+    keypoints, # (n k 2) pixels, y downwards
+    visible,   # (n k) 0 not labelled, 1 hidden, 2 visible
+    skeleton: Skeleton = COCO17 # with shoulders, hips, wrists and ankles
+) -> pd.DataFrame: # n rows: orientation, lean, raise_left, raise_right, spread, visible
+    "Signed width of the shoulders, degrees of lean to the picture's right, wrists above shoulders, ankles apart, share of visible joints; `DataError` if joints are missing."
+    keypoints, visible = np.asarray(keypoints, float), np.asarray(visible)
+    if keypoints.ndim != 3 or keypoints.shape[1:] != (skeleton.k, 2) or visible.shape != keypoints.shape[:2]:
+        raise DataError(f"keypoints {keypoints.shape} with visible {visible.shape}: expected (n {skeleton.k} 2) and (n {skeleton.k}), the joints of {skeleton.name}")
+    points = np.where(visible[..., None] > 0, keypoints, np.nan)
+    def both(part): return (points[:, skeleton.index(f"{side}_{part}")] for side in ("left", "right")) # (n 2), (n 2)
+    (sl, sr), (hl, hr), (wl, wr), (al, ar) = map(both, ("shoulder", "hip", "wrist", "ankle"))
+    up = (sl + sr)/2 - (hl + hr)/2
+    up[(up == 0).all(1)] = np.nan
+    found = dict(orientation=(sl - sr)[:, 0], raise_left=(sl - wl)[:, 1], raise_right=(sr - wr)[:, 1], spread=np.linalg.norm(al - ar, axis=1))
+    return pd.DataFrame(found).div(np.linalg.norm(up, axis=1), axis=0).assign(lean=np.degrees(np.arctan2(up[:, 0], -up[:, 1])), visible=(visible == 2).mean(1))
+
+# %% ../nbs/06_annotations.ipynb #16c4d526
+def person_factors(
+    store,    # a `datasets.crops.CropStore`
+    rows=None # of it, default all
+) -> pd.DataFrame: # of `pose_factors`; scale, shape, brightness, contrast
+    "What is known of the people of a store: their pose, log of the box's height in pixels and of its width over height, mean and deviation of the crop's grey values from 0 to 1."
+    rows, sizes = np.arange(len(store)) if rows is None else np.asarray(rows), (store.about["size"], store.crop_size)
+    cut = tuple(slice((whole - crop)//2, (whole + crop)//2) for whole, crop in zip(*(size[::-1] for size in sizes)))
+    grey = [store.images[int(i)][:, *cut].float().mean(0)/255 for i in rows]
+    wide, high = np.log(store.bbox[rows, 2:]).T
+    return pose_factors(store.keypoints[rows], store.visible[rows], store.skeleton).assign(
+        scale=high, shape=wide - high, brightness=[float(g.mean()) for g in grey], contrast=[float(g.std()) for g in grey])
