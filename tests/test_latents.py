@@ -2,6 +2,7 @@
 import gc
 import numpy as np, pandas as pd, pytest, torch
 from conftest import says
+from scipy.stats import kruskal
 from torch import nn
 from thesis_lib import hooks, latents
 
@@ -116,3 +117,31 @@ def test_cluster_factors_leave_out_what_is_missing():
     factors = pd.DataFrame(dict(size=[1., 2, np.nan, 4, 5, 6, 7, 8]))
     table = latents.cluster_factors([0, 0, 0, 0, 1, 1, 1, 1], factors, draws=50)
     assert table.n.eq(7).all() and set(table.delta) == {1., -1.} and table.p_holm.max() < .05
+
+def test_alignment_sees_what_is_shared_and_not_the_number_of_columns():
+    "Turned, scaled and moved latents are the same ones; unrelated ones are not alike however wide they are, and intervals hold the value of new images."
+    rng = np.random.default_rng(0)
+    x, turn = rng.normal(size=(60, 20)) * np.linspace(3, .1, 20), np.linalg.qr(rng.normal(size=(20, 20)))[0]
+    assert np.isclose(latents.linear_cka(x, 5 * x @ turn + 2), 1) and abs(np.mean([latents.linear_cka(rng.normal(size=(60, 300)), rng.normal(size=(60, 300))) for _ in range(20)])) < .02
+    a, b, noise = rng.normal(size=(3, 4, 12)); pairs = [rng.normal(size=(90, 4)) for _ in range(30)]
+    both = [(z @ a, z @ b + rng.normal(size=(90, 4)) @ noise) for z in pairs]
+    found = [latents.left_out(lambda rows: latents.linear_cka(p[rows], q[rows]), 90, draws=20) for p, q in both]
+    centre = np.mean([f["value"] for f in found])
+    assert .1 < centre < .9 and np.mean([f["ci"][0] < centre < f["ci"][1] for f in found]) > .8
+    assert latents.left_out(len, 90) == dict(value=90, ci=(90, 90)) # every fifth is as large as the others
+    says(lambda: latents.linear_cka(x, x[:50]), "latents of 60 and of 50 images: expected the same images")
+    says(lambda: latents.linear_cka(x[:3], x[:3]), "latents: 3 samples are too few for an alignment")
+    says(lambda: latents.left_out(len, 9, groups=[1, 2]), "groups: expected 9, one a row")
+
+def test_clusters_tell_what_they_are_about_and_nothing_by_chance():
+    rng = np.random.default_rng(0)
+    labels, noise = rng.integers(8, size=(20, 80)), rng.normal(size=(20, 80))
+    by_chance = pd.concat(latents.factor_shares(l, pd.DataFrame(dict(noise=v)), draws=5) for l, v in zip(labels, noise))
+    assert abs(by_chance.share.mean()) < .05 and (by_chance.p < .05).sum() <= 3 # 1 expected
+    equal = kruskal(*(noise[0][labels[0] == c] for c in range(8)))
+    assert np.isclose(by_chance.p.iloc[0], equal.pvalue)
+    factors = pd.DataFrame(dict(none=1., size=np.where(np.arange(80) == 3, np.nan, labels[0] + .1 * noise[0]), half=labels[0] % 2 == 0))
+    table = latents.factor_shares(labels[0], factors, groups=np.arange(80) // 2).set_index("factor")
+    assert table.share["half"] > .999 and table.lo["size"] > .9 and table.n["size"] == 79 and np.isnan(table.share["none"])
+    says(lambda: latents.factor_shares(labels[0], factors[:9]), "factors has 9 rows: expected 80, one a sample")
+    says(lambda: latents.factor_shares(labels[0], pd.DataFrame(dict(name=["a"] * 80))), "factor 'name' is", "expected numbers or truth values")

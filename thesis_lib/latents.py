@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from scipy.stats import norm
+from scipy.stats import chi2, norm, rankdata
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -32,8 +32,8 @@ from .skeletons import COCO17, Skeleton
 # %% auto #0
 __all__ = ['Latents', 'latents', 'mean_outputs', 'decode_latents', 'permuted_spectrum', 'LatentPCA', 'latent_pca',
            'plot_spectrum', 'draw_decoded', 'show_walk', 'factor_correlations', 'plot_factors', 'LatentClusters',
-           'latent_clusters', 'cluster_factors', 'embed', 'plot_clusters', 'show_clusters', 'reconstruction_error',
-           'latent_noise']
+           'latent_clusters', 'cluster_factors', 'factor_shares', 'embed', 'plot_clusters', 'show_clusters',
+           'reconstruction_error', 'latent_noise', 'linear_cka', 'left_out']
 
 # %% ../nbs/26_latents.ipynb #4809f98c
 @dataclass
@@ -323,13 +323,16 @@ def _cliff(a, b, w): # (n) members, 0 or 1 -> (draws): twice the difference of t
     with np.errstate(invalid="ignore", divide="ignore"): return 2 * ((w * b) @ a / (w @ a) - (w * b) @ (1 - a) / (w @ (1 - a))) / w.sum(1)
 
 # %% ../nbs/26_latents.ipynb #c912f4ff
+def _numbers(factor): # a column -> (n) float64, NaN where missing
+    try: return factor.to_numpy(float, na_value=np.nan)
+    except (TypeError, ValueError): raise DataError(f"factor {factor.name!r} is {factor.dtype}: expected numbers or truth values") from None
+
 def _associations(columns, factors, measure, groups, draws, seed): # one row a column and factor
     n, rows = len(columns), []
     if len(factors) != n: raise DataError(f"factors has {len(factors)} rows: expected {n}, one a sample")
     weights = _replicates(n, groups, draws, seed)
     for name in factors:
-        try: f = factors[name].to_numpy(float, na_value=np.nan)
-        except (TypeError, ValueError): raise DataError(f"factor {name!r} is {factors[name].dtype}: expected numbers or truth values") from None
+        f = _numbers(factors[name])
         known = np.isfinite(f)
         varies = known.sum() > 2 and np.ptp(f[known]) > 0
         w = np.concatenate([np.ones((1, known.sum())), weights[:, known]])
@@ -468,6 +471,34 @@ def cluster_factors(
     means = [(factors[f][labels == np.unique(labels)[c]].mean(), factors[f][labels != np.unique(labels)[c]].mean()) for c, f in zip(table.cluster, table.factor)]
     return table.assign(inside=[a for a, _ in means], outside=[b for _, b in means])
 
+# %% ../nbs/26_latents.ipynb #b38fc9c1
+def _between(v, labels): # (n), (n) -> adjusted share of the variance of the ranks between the labels
+    ranks, code = rankdata(v), np.unique(labels, return_inverse=True)[1]
+    if np.ptp(ranks) == 0 or len(ranks) <= (count := np.bincount(code)).size: return np.nan
+    within = ((ranks - (np.bincount(code, ranks) / count)[code])**2).sum() / (len(ranks) - len(count))
+    return 1 - within / ranks.var(ddof=1)
+
+def factor_shares(
+    labels, # (n) or `LatentClusters`
+    factors:pd.DataFrame, # n rows, a column a factor
+    *,
+    groups=None, # (n) label of each row: whole groups are left out
+    draws=40,
+    seed=0,
+)->pd.DataFrame: # factor, share, lo, hi, p, n, p_holm; largest first, NaN for a factor that is the same everywhere
+    "How much the clusters tell about each factor, 0 by chance and 1 if all; DataError if rows do not match"
+    labels = np.asarray(labels.labels if isinstance(labels, LatentClusters) else labels)
+    if len(factors) != len(labels): raise DataError(f"factors has {len(factors)} rows: expected {len(labels)}, one a sample")
+    rows = []
+    for name in factors:
+        known = np.flatnonzero(np.isfinite(f := _numbers(factors[name])))
+        found = left_out(lambda part: _between(f[known[part]], labels[known[part]]), len(known), groups=None if groups is None else np.asarray(groups)[known], draws=draws, seed=seed) \
+            if len(known) > 4 else dict(value=np.nan, ci=(np.nan, np.nan))
+        k = len(np.unique(labels[known]))
+        rows.append((name, found["value"], *found["ci"], chi2.sf(found["value"] * (len(known) - k) + k - 1, k - 1), len(known)))
+    table = pd.DataFrame(rows, columns=["factor", "share", "lo", "hi", "p", "n"])
+    return table.assign(p_holm=_holm(table.p)).sort_values("share", ascending=False, ignore_index=True)
+
 # %% ../nbs/26_latents.ipynb #5a8eb2b0
 def embed(
     x, # `Latents`, or (n d)
@@ -567,3 +598,33 @@ def latent_noise(
     use = np.array([r, r - a, r + a])
     table = dict(effective_rank=use, effective_rank_share=use / rows.shape[1], error=(errors.mean(), low, high), noise=(s, max(s - b, 0), min(s + b, 1)))
     return pd.DataFrame(table, index=["value", "lo", "hi"]).T.rename_axis("measure").assign(n=len(x))
+
+# %% ../nbs/26_latents.ipynb #0db7cc6d
+def _products(x): # (n d) -> (n n) products of pairs of rows, each row and column with mean 0 and nothing on the diagonal
+    x = x - x.mean(0)
+    k, n = x @ x.T, len(x)
+    np.fill_diagonal(k, 0)
+    sums = k.sum(0)
+    k = k - (sums[:, None] + sums) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
+    np.fill_diagonal(k, 0)
+    return k
+
+def linear_cka(
+    a, b, # `Latents`, or (n d) and (n e), of the same images
+)->float: # at most 1
+    "How far two latents place images alike, without bias; DataError for NaN, constant latents, other numbers of images, or fewer than 4"
+    k, l = (_products(_matrix(x, 4, "an alignment")) for x in (a, b))
+    if len(k) != len(l): raise DataError(f"latents of {len(k)} and of {len(l)} images: expected the same images")
+    return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
+
+def left_out(
+    statistic, # of row numbers (m) -> a number
+    n, # rows
+    *,
+    groups=None, # (n) label of each row: whole groups are left out
+    draws=40,
+    seed=0,
+)->dict: # value, ci
+    "A statistic of all rows, with its 95 % interval from leaving out a fifth of them"
+    value, half = statistic(np.arange(n)), 2 * 1.96 * np.std([statistic(most) for most, _ in _fifths(n, groups, draws, seed)], ddof=1)
+    return dict(value=float(value), ci=(float(value - half), float(value + half)))
