@@ -190,7 +190,7 @@ class Column:
     @property
     def title(self): return _plain(f"{self.group} {self.name}".strip())
 
-@dataclass
+@dataclass(repr=False)
 class Table:
     "A table of runs and published values; refuses what must not be compared."
     title: str
@@ -201,6 +201,7 @@ class Table:
     rows: list = field(default_factory=list)        # (label, key -> Cell)
     protocols: dict = field(default_factory=dict)   # key -> protocol its numbers share
 
+    def __repr__(self): return f"Table {self.title!r}: {len(self.rows)} rows, {len(self.columns)} columns" # not the runs behind each cell
     def __post_init__(self):
         keys = [c.key for c in self.columns]
         if len(set(keys)) < len(keys): raise DataError(f"table {self.title!r}: two columns are called {next(k for k in keys if keys.count(k) > 1)!r}")
