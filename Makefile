@@ -1,4 +1,4 @@
-# make reproduce [PROFILE=smoke|mini|full] [PROCESSES=1] every table and figure, then outputs/<profile>/index.html
+# make reproduce [PROFILE=smoke|mini|full|hourglass] [PROCESSES=1] every table and figure, then outputs/<profile>/index.html
 # make test        library notebooks, command line, workflow, bad input, the report in a browser
 # make lab         JupyterLab           make bench    speed, beside what you would use instead
 # In an environment of your own (conda), nothing is installed: make reproduce VENV=$CONDA_PREFIX
@@ -36,7 +36,7 @@ bench: $(INSTALLED)
 	$(PYTHON) -m venv .venv
 	if command -v uv >/dev/null; \
 	then uv pip install -q --python .venv/bin/python -r requirements.lock && uv pip install -q --python .venv/bin/python --no-deps -e .; \
-	else .venv/bin/pip install -q --disable-pip-version-check -r requirements.lock && .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .; fi
+	else .venv/bin/pip install -q --no-compile --disable-pip-version-check -r requirements.lock && .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .; fi
 	touch $@
 
 clean:
