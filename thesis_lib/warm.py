@@ -54,17 +54,21 @@ def _serve(folder, package):
 
 # %% ../nbs/42_warm.ipynb #a57b584d
 def _keep(connection):
+    try: _watch(connection)
+    finally: os._exit(1)
+
+def _watch(connection):
     _, files, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb", buffering=0) as f: request = json.loads(f.readline())
     if not (command := os.fork()):
         connection.close()
         _become(files, **request)
     for f in (*files, 0, 1, 2): os.close(f)
-    connection.send(_BEGUN)
+    with contextlib.suppress(OSError): connection.send(_BEGUN)
     done = 0
     while not done:
         if select.select([connection], [], [], .02)[0]:
-            if number := connection.recv(1): os.kill(command, number[0])
+            if number := _received(connection): os.kill(command, number[0])
             else: _end(command)
         done, status = os.waitpid(command, os.WNOHANG)
     code = os.waitstatus_to_exitcode(status)
@@ -72,6 +76,10 @@ def _keep(connection):
     os._exit(0)
 
 _BEGUN = b"b"
+
+def _received(connection): # a byte; none if the other side is gone
+    with contextlib.suppress(OSError): return connection.recv(1)
+    return b""
 
 def _end(command): # nobody waits for it any more
     with contextlib.suppress(ProcessLookupError): os.killpg(command, signal.SIGKILL)
