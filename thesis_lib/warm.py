@@ -86,6 +86,7 @@ def _end(command): # nobody waits for it any more
     os.kill(command, signal.SIGKILL); os.waitpid(command, 0)
     os._exit(0)
 
+# %% ../nbs/42_warm.ipynb #17420586
 def _become(files, arguments, folder, environment):
     os.setsid()
     for number, f in enumerate(files): os.dup2(f, number); os.close(f)
