@@ -239,7 +239,8 @@ def test_pose_errors_equal_loops_over_frames():
     assert set(got) == set(want) and all(abs(got[k] - want[k]) < 1e-9 for k in want)
     assert errors.stride == 2 and len(errors) == 16 and want["P1"] != want["P1_per_action"]
     replicates, rng, motions = errors.replicates(4, seed=9), np.random.default_rng(9), list(zip(errors.subject, errors.action, errors.clip))
-    for i, draw in enumerate(rng.integers(16, size=(4, 16))):
+    actions = [np.flatnonzero(errors.action == a) for a in np.unique(errors.action)]
+    for i, draw in enumerate(np.concatenate([m[rng.integers(len(m), size=(4, len(m)))] for m in actions], 1)): # as many motions of each action as there are
         again = by_hand(pred, gt, labels, [tuple(map(str, motions[m])) for m in draw])
         assert all(abs(replicates[k][i] - again[k]) < 1e-9 for k in again)
     np.testing.assert_allclose(errors.per_joint().mean(), [got["P1"], got["P2"]])
@@ -275,7 +276,7 @@ def test_pose_errors_compare_and_come_back(tmp_path):
     assert both["ci"][0] < both["value"] < both["ci"][1] and both["n"] == 16
     back = PoseErrors.load(a.save(tmp_path/"e.npz"))
     assert back.summarize() == a.summarize() and back.bootstrap(50) == a.bootstrap(50) and back.per_action().equals(a.per_action())
-    assert paired_bootstrap(back, a, "P1", n=50) == dict(diff=0., lo=0., hi=0., p=1.)
+    assert paired_bootstrap(back, a, "P1", n=50) == dict(diff=0., lo=0., hi=0., p=1., n=16)
     other = PoseErrors(pred + gt, 2 * gt, **labels, source2d="gt")     # the same clips, another truth
     with pytest.raises(DataError, match="different ground truth"): paired_bootstrap(a, other, "P1")
     with pytest.raises(DataError, match="is not one of P1, P2"): seed_bootstrap([a], "AP")
