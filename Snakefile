@@ -41,7 +41,7 @@ rule index:
            profile=f"profiles/{PROFILE}.yaml", library="thesis_lib/report.py", templates=expand("templates/{f}", f=glob_wildcards("templates/{f}").f)
     output: f"outputs/{PROFILE}/index.html", pages=[f"outputs/{PROFILE}/{f}/report.html" for f in JOBS]
     localrule: True
-    shell: "{PYTHON} thesis_lib.report html {input.notebooks:q} && {PYTHON} thesis_lib.report index outputs/{PROFILE}"
+    shell: "{WARM} thesis_lib.report html {input.notebooks:q} && {WARM} thesis_lib.report index outputs/{PROFILE}"
 
 rule experiment: # papermill writes run.ipynb, which stays if the run fails
     input: notebook=lambda w: job(w).notebook, library=expand("thesis_lib/{path}", path=LIBRARY), tables=tables, records=records

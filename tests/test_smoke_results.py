@@ -41,3 +41,26 @@ def test_every_number_names_its_protocol(runs):
     for r in runs.values():
         for name, m in r.metrics.items():
             if name.split("/")[0] in ("gt", "detector"): assert m.protocol["boxes"].split(":")[0] == name.split("/")[0] and m.protocol["split"] == "val"
+
+def study(name, run="main"): return read_records(SMOKE/"hourglass"/name/run)[0]
+
+def test_skip_connections_save_the_place_or_the_report_says_why_not():
+    skip = study("skip")
+    gain = skip.metrics["difference/test/noskip/crop@0.05"]
+    assert gain.ci[0] > 0 or any("not shown" in note for note in skip.notes)
+    assert skip.metrics["difference/test/noskip_wide/crop@0.05"].ci # whichever way, with its interval
+
+def test_a_walk_along_a_component_moves_a_known_factor():
+    c = study("components")
+    moved = [key for key in c.metrics if key.startswith("moves/") and key.split("/")[2] in ("orientation", "raise_left", "raise_right") and
+             c.metrics[key].value >= c.params["least_span"] and abs(c.metrics[key.replace("moves/", "moves_r/")].value) > 0.5]
+    assert moved
+
+def test_stability_of_clusters_is_printed():
+    clusters, networks = study("clusters").metrics, [r.run for r in read_records(SMOKE/"hourglass"/"pose") if r.run.startswith("base_seed")]
+    assert len(networks) >= 2 and clusters[f"ari/{networks[0]} - {networks[1]}"].ci
+    assert all(0 <= clusters[f"starts/{name}"].value <= 1 for name in networks)
+
+def test_every_claim_has_a_verdict():
+    claims = study("claims")
+    assert len(claims.metrics) >= 20 and (SMOKE/"hourglass"/"claims"/"main"/"tables").is_dir()

@@ -34,7 +34,7 @@ EXPERIMENTS = sorted((ROOT/"nbs"/"experiments").rglob("*.ipynb")) + sorted((ROOT
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(ROOT/"nbs")))
 def test_experiment_notebooks(path):
     params = notebook_parameters(path)
-    assert params["profile"] in ("smoke", "hourglass", "benchmarks")
+    assert params["profile"] in ("smoke", "benchmarks")
     assert "run" in params and any(ROOT/job.notebook == path for job in read_profile(params["profile"])[1]), "opened by hand, a notebook is a run of a profile that needs nothing but this machine"
     cells = nbformat.read(path, as_version=4).cells
     assert re.match(r"# .*\?\n\n> \S", cells[0].source), "an experiment opens with a question and its answer in one sentence"

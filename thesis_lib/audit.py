@@ -35,14 +35,15 @@ def _some(items, most=3): # "a, b, c and 4 more"
 
 def _plural(n, noun): return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
-# %% ../nbs/12_audit.ipynb #849d3f5c
+# %% ../nbs/12_audit.ipynb #36ba6169
 def audit_splits(
     train, val,  # anything with `.patients` (n) and `.paths` (n), such as a ChestSet
     *, where=""  # name for the findings; default the name of `val`
 ) -> list: # of Finding, empty if all is well
     "Patients, and files of one name, that stand on both sides of a split."
     where, findings = where or getattr(val, "name", "split"), []
-    for kind, noun, a, b in (("patient overlap", "patient", train.patients, val.patients), ("file overlap", "file", [Path(p).name for p in train.paths], [Path(p).name for p in val.paths])):
+    for kind, noun, a, b in (("patient overlap", "patient", train.patients, val.patients),
+                             ("file overlap", "file", [Path(p).name for p in train.paths], [Path(p).name for p in val.paths])):
         a, b = np.asarray(a, str), np.asarray(b, str)
         shared = sorted(set(a) & set(b))
         if not shared: continue
@@ -87,7 +88,7 @@ def near_duplicates(
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
     return pairs[order], values[order]
 
-# %% ../nbs/12_audit.ipynb #fbf6acda
+# %% ../nbs/12_audit.ipynb #ec01bca5
 def audit_duplicates(
     pairs, correlation, # from `near_duplicates`
     patients,           # (n) str
@@ -102,11 +103,13 @@ def audit_duplicates(
     tests = [("films of different patients", "near duplicates", patients[a] != patients[b])]
     if side is not None: tests.insert(0, ("a training and a validation film", "near duplicates across the split", np.asarray(side)[a] != np.asarray(side)[b]))
     if labels is not None: tests.append(("films with different labels", "labels of near duplicates", (np.abs(np.asarray(labels)[a] - np.asarray(labels)[b]) == 1).any(1)))
-    return [Finding(kind, where, f"{_plural(int(hit.sum()), 'pair')} of {what}, among {_plural(len(a), 'pair')} of nearly the same film in {len(patients):,} ({_some(f'{names[i]} = {names[j]}' for i, j in zip(a[hit], b[hit]))}): "
-                    f"correlation {correlation[hit].min():.3f} to {correlation[hit].max():.3f}.", dict(pairs=int(hit.sum()), all_pairs=len(a), films=len(patients), lowest=float(correlation[hit].min())))
+    return [Finding(kind, where, f"{_plural(int(hit.sum()), 'pair')} of {what}, among {_plural(len(a), 'pair')} of nearly the same film in {len(patients):,} "
+                    f"({_some(f'{names[i]} = {names[j]}' for i, j in zip(a[hit], b[hit]))}): "
+                    f"correlation {correlation[hit].min():.3f} to {correlation[hit].max():.3f}.",
+                    dict(pairs=int(hit.sum()), all_pairs=len(a), films=len(patients), lowest=float(correlation[hit].min())))
             for what, kind, hit in tests if hit.any()]
 
-# %% ../nbs/12_audit.ipynb #6c3d15ba
+# %% ../nbs/12_audit.ipynb #b15fab9a
 def source_auc(
     y,      # (n) 1 or 0, nan = not labelled
     sources # (n) str
@@ -139,7 +142,8 @@ def source_confounds(
         count = {s: (int((labels[sources == s, c] == 1).sum()), int((labels[sources == s, c] == 0).sum())) for s in sorted(set(sources))}
         able = [f"{s} ({p} with, {n} without)" for s, (p, n) in count.items() if min(p, n) >= least]
         carries = sum(p > 0 for p, _ in count.values())
-        what = (f"{name}: knowing only the source of a film gives an AUC of {auc:.3f} (it takes away {share:.0%} of the uncertainty; {carries} of {_plural(len(count), 'source')} have positive films); "
+        what = (f"{name}: knowing only the source of a film gives an AUC of {auc:.3f} (it takes away {share:.0%} of the uncertainty; {carries} of "
+                f"{_plural(len(count), 'source')} have positive films); "
                 + (f"measure it within {_some(able)}." if able else f"no source has {least} films with it and {least} without."))
         findings.append(Finding("source confound", where, what, dict(auc=auc, share=share, sources=len(count), positive_sources=carries, measurable=len(able))))
     return sorted(findings, key=lambda f: -f.evidence["auc"])
@@ -170,14 +174,15 @@ def check_table(
         findings += [_average_finding(name, c, *w, common, decimals, where) for c, w in wrong.items()]
     return findings
 
-# %% ../nbs/12_audit.ipynb #25d596d2
+# %% ../nbs/12_audit.ipynb #9a17ab3a
 def _average_finding(name, c, column, printed, claimed, fits, common, decimals, where): # in words
     say = lambda out: f"all {len(column)} rows" if not out else f"the {len(column) - len(out)} rows without {' and '.join(sorted(out))}"
     mean, all_rows = column[claimed].mean(), column.mean()
     what = f"{name} is printed as {printed:.{decimals}f}, but its {len(claimed)} rows give {mean:.{decimals + 1}f}; "
     if common: what += f"{printed:.{decimals}f} is the mean of {' or '.join(map(say, sorted(common, key=len)))}, which explains it in every column where it is wrong."
     elif fits: what += f"{printed:.{decimals}f} is what {' or '.join(sorted(say(out) for out in fits if len(out) == min(map(len, fits))))} would give."
-    else: what += f"no set of rows that leaves out at most one gives {printed:.{decimals}f}" + (f" (all {len(column)} give {all_rows:.{decimals + 1}f})." if len(claimed) < len(column) else ".")
+    else: what += f"no set of rows that leaves out at most one gives {printed:.{decimals}f}" + (f" (all {len(column)} give {all_rows:.{decimals + 1}f})."
+        if len(claimed) < len(column) else ".")
     return Finding("average", f"{where}, {c}", what, dict(printed=float(printed), claimed=float(mean), all_rows=float(all_rows), fits=len(fits)))
 
 # %% ../nbs/12_audit.ipynb #738bf4c3

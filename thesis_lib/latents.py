@@ -83,7 +83,7 @@ def latents(
     if not rows: raise DataError("batches: expected at least one, got none")
     return Latents(np.concatenate(rows), tuple(z.shape[1:]), layer, bool(pool))
 
-# %% ../nbs/26_latents.ipynb #2a8d75a6
+# %% ../nbs/26_latents.ipynb #d3bc97f7
 def mean_outputs(
     model,
     layers, # names
@@ -91,6 +91,7 @@ def mean_outputs(
 )->dict: # name -> (1 ..)
     "Mean over all images of what layers give, for `decode_latents`; DataError as in `latents`"
     total, n = {}, 0
+    if not layers: return {}
     with _listening(model, layers) as run:
         for batch in batches:
             for name, z in run(batch).items(): total[name] = total.get(name, 0) + z.sum(0, keepdim=True).double()

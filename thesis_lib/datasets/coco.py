@@ -58,7 +58,7 @@ def load_detections(
     if not kept: raise DataError(f"{path}: none of its {len(found)} boxes is a person on an image of {pose_set.name}/{pose_set.split}; is it for another split?")
     return check_detections(kept, pose_set, path)
 
-# %% ../../nbs/datasets/11_coco.ipynb #52577b67
+# %% ../../nbs/datasets/11_coco.ipynb #4c8cdfe2
 _SIZES = {"train": 118_287, "val": 5_000}
 _MISSING = "get COCO 2017 with `python -c \"from thesis_lib.datasets.coco import download_coco; download_coco()\"`, or name another folder ($THESIS_DATA/coco is the small set)"
 
@@ -68,8 +68,10 @@ def _notes(coco, split): # sentences on what differs from the official files
     partial = sum(i.get("all_persons_annotated", True) is not True for i in images)
     return [note for says, note in (
         (len(images) < _SIZES[split], f"A subset: {len(images)} of the {_SIZES[split]:,} images of {split}2017."),
-        (other, f"For {len(other)} of {len(people)} people the area is not COCO's own: {other.count('bbox_estimate')} are estimates from the box, {len(other) - other.count('bbox_estimate')} from another COCO file; it scales their OKS."),
-        (partial, f"On {partial} of {len(images)} images people without keypoints or crowd regions may lack annotations; a detector's boxes are used on the other {len(images) - partial} only."),
+        (other, f"For {len(other)} of {len(people)} people the area is not COCO's own: {other.count('bbox_estimate')} are estimates from the box, "
+         f"{len(other) - other.count('bbox_estimate')} from another COCO file; it scales their OKS."),
+        (partial, f"On {partial} of {len(images)} images people without keypoints or crowd regions may lack annotations; a detector's boxes are used on the "
+         f"other {len(images) - partial} only."),
     ) if says]
 
 def load_coco(

@@ -51,7 +51,7 @@ def convert_lspet(
     part.write_text(json.dumps(coco)); os.replace(part, folder/"lspet_keypoints.json")
     return folder/"lspet_keypoints.json"
 
-# %% ../../nbs/datasets/12_lspet.ipynb #4df35c19
+# %% ../../nbs/datasets/12_lspet.ipynb #9adf148a
 SAME_SCENE = { # (images, validation): training images that show a scene of a validation image
     (3200, 400): (168, 253, 277, 364, 446, 583, 681, 897, 1083, 1099, 1150, 1240, 1258, 1410, 1484, 1529,
                   1557, 1836, 1978, 2128, 2141, 2191, 2323, 2386, 2400, 2437, 2638, 2674, 2698, 2700, 2751),
@@ -73,10 +73,11 @@ def load_lspet(
     if not 0 < validation < len(ids): raise DataError(f"validation {validation}: expected 1 to {len(ids) - 1}, one less than the images in {path}")
     shared = SAME_SCENE.get((len(ids), validation))
     note = f"{len(shared)} training images that show a scene of a validation image are left out (those that were found)." if shared else "Scenes may be on both sides of the split: it is by number, and shared scenes were not searched for."
-    whole = check_files(PoseSet("lspet", split, coco, folder/"images", LSP14, notes=["Crowd-sourced labels; one person annotated in each image, others not; no head boxes (normalise PCK by the torso).", note]))
+    whole = check_files(PoseSet("lspet", split, coco, folder/"images", LSP14,
+                                notes=["Crowd-sourced labels; one person annotated in each image, others not; no head boxes (normalise PCK by the torso).", note]))
     return subset(whole, ids[-validation:] if split == "val" else set(ids[:-validation]) - set(shared or ()))
 
-# %% ../../nbs/datasets/12_lspet.ipynb #57f87cc6
+# %% ../../nbs/datasets/12_lspet.ipynb #7467c31d
 def as_coco17(
     pose_set: PoseSet # with the LSP-14 skeleton
 ) -> PoseSet: # the same images and people with COCO-17 keypoints, face unlabelled
@@ -87,4 +88,5 @@ def as_coco17(
     flat = np.concatenate([points, visible[..., None]], -1).reshape(len(people), -1)
     moved = [{**a, "keypoints": k.tolist(), "num_keypoints": int(n)} for a, k, n in zip(people, flat, (visible > 0).sum(1))]
     coco = {**pose_set.coco, "annotations": moved, "categories": [{"id": c["id"], "name": c["name"], "keypoints": list(COCO17.joints)} for c in pose_set.coco["categories"]]}
-    return replace(pose_set, coco=check_coco(coco, COCO17, f"{pose_set.name}/{pose_set.split}"), skeleton=COCO17, notes=[*pose_set.notes, f"{pose_set.skeleton.name} carried over to coco17: nose, eyes and ears unlabelled."])
+    return replace(pose_set, coco=check_coco(coco, COCO17, f"{pose_set.name}/{pose_set.split}"), skeleton=COCO17,
+                   notes=[*pose_set.notes, f"{pose_set.skeleton.name} carried over to coco17: nose, eyes and ears unlabelled."])

@@ -21,7 +21,7 @@ _PNEUMONIAS = ("Pneumonia", "COVID-19", "Healthy")
 COVERED = {NIH: CLASSES, COHEN: _PNEUMONIAS, KERMANY: _PNEUMONIAS, FIGURE1: _PNEUMONIAS} # source: classes it looked for
 OTHERS = {"ARDS": ("Pneumonia",), "Tuberculosis": ("Pneumonia",)} # findings that are none of the sixteen: classes they leave open
 
-# %% ../../nbs/datasets/19_nih.ipynb #18a78a82
+# %% ../../nbs/datasets/19_nih.ipynb #47707449
 def _read(path, columns): # a CSV as texts, with these columns
     try: frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig").fillna("")
     except FileNotFoundError as e: raise DataError(f"{path}: no such file; data/README.md says what is expected and where to get it") from e
@@ -37,7 +37,8 @@ def _check_rows(frame, path, columns): # unique file names, no gaps
         if (i := np.flatnonzero(frame[c].str.strip() == "")).size: raise DataError(f'{path}, line {i[0] + 2}: "{c}" is empty')
     names = frame["Image Index"]
     if (i := np.flatnonzero(names.duplicated())).size:
-        raise DataError(f"{path}, line {i[0] + 2}: {names[i[0]]} stands on line {int(np.argmax(names == names[i[0]])) + 2} already, with {i.size - 1} more such lines; expected each image once")
+        raise DataError(f"{path}, line {i[0] + 2}: {names[i[0]]} stands on line {int(np.argmax(names == names[i[0]])) + 2} already, with {i.size - 1} more "
+                        "such lines; expected each image once")
     if (i := np.flatnonzero(names.str.contains(r"[/\\]"))).size: raise DataError(f'{path}, line {i[0] + 2}: "Image Index" is {names[i[0]]!r}; expected a file name without folders')
 
 def _findings(frame, path, others): # for each row: classes it names, classes it leaves open; equal texts are parsed once
@@ -51,7 +52,7 @@ def _findings(frame, path, others): # for each row: classes it names, classes it
 def _encode(findings, covered): # rows of `_findings`, classes looked for in each -> (n 16)
     return encode_findings([names for names, _ in findings], [[c for c in looked if c not in left] for (_, left), looked in zip(findings, covered)])
 
-# %% ../../nbs/datasets/19_nih.ipynb #0998b4ae
+# %% ../../nbs/datasets/19_nih.ipynb #d4c53ecb
 _LISTS = dict(train="train_val_list.txt", val="test_list.txt")
 
 def _official(folder, frame, path): # patient -> side, of the patients the lists name
@@ -64,7 +65,8 @@ def _official(folder, frame, path): # patient -> side, of the patients the lists
     rows = {side: frame[frame["Image Index"].isin(names[side])] for side in names}
     sides = {side: dict(zip(r["Patient ID"], r["Image Index"])) for side, r in rows.items()} # patient -> one of the films
     if (both := sorted(set(sides["train"]) & set(sides["val"]))):
-        raise DataError(f"{path}: patient {both[0]} is on both sides of the official split ({sides['train'][both[0]]}, {sides['val'][both[0]]}), with {len(both) - 1} others; expected each on one")
+        raise DataError(f"{path}: patient {both[0]} is on both sides of the official split ({sides['train'][both[0]]}, {sides['val'][both[0]]}), with "
+                        f"{len(both) - 1} others; expected each on one")
     return {p: side for side, patients in sides.items() for p in patients}
 
 def _persons(frame, pairs): # patient -> the lowest number of those linked by copied films
@@ -102,7 +104,7 @@ def _regions(path, paths): # boxes on these films, in their pixels
         regions.append(Region(index[name], finding[0], tuple((box*scale).round(2).tolist())))
     return regions
 
-# %% ../../nbs/datasets/19_nih.ipynb #46700035
+# %% ../../nbs/datasets/19_nih.ipynb #5334f6f1
 def _csv(folder, pattern): # the one file it means
     found = sorted(folder.glob(pattern)) if folder.is_dir() else []
     if len(found) != 1: raise DataError(f"{folder/pattern}: {len(found)} such files{' (' + ', '.join(f.name for f in found) + ')' if found else ''}; expected one, data/README.md says what it must hold")
@@ -121,11 +123,13 @@ def _frontal(frame, path): # (n) bool
 def _notes(frame, sources, lateral, official, persons, boxed, validation): # what a reader of a number measured here must know
     partial = [s for s in sorted(set(sources)) if len(set(sources)) > 1]
     merged = sum(p != top for p, top in persons.items())
-    rest = f"by a hash of the patient, {validation:.0%} to validation" + (f", with every patient who has a box ({len(boxed)})" if boxed else "") + (f"; of patients who share a film {merged} {'is' if merged == 1 else 'are'} treated as another one" if merged else "")
+    rest = f"by a hash of the patient, {validation:.0%} to validation" + (f", with every patient who has a box ({len(boxed)})" if boxed
+                                                                          else "") + (f"; of patients who share a film {merged} {'is' if merged == 1 else 'are'} treated as another one" if merged else "")
     return [note for says, note in (
         (lateral, f"{lateral} lateral films are left out."),
         (True, ("The official split" + ("" if len(official) == len(persons) else f"; patients it does not name, {rest}") if official else f"No official split: {rest}") + "."),
-        (partial, f"Sources: {', '.join(f'{s} ({(sources == s).sum()})' for s in partial)}; classes a source did not look for are not labelled. COVID-19 is negative in films taken before 2019."),
+        (partial, f"Sources: {', '.join(f'{s} ({(sources == s).sum()})' for s in partial)}; classes a source did not look for are not labelled. COVID-19 is "
+         "negative in films taken before 2019."),
         (True, "Healthy is the absence of the findings that the source looked for."),
     ) if says]
 

@@ -102,7 +102,7 @@ class Hourglass(nn.Module):
             if kept: x = x + kept.pop()
         return x
 
-# %% ../../nbs/models/24_hourglass.ipynb #5c7c5e3f
+# %% ../../nbs/models/24_hourglass.ipynb #fceab5e4
 _STEMS = {"newell": (2, 2, 1), "pytorch-pose": (2, 1, 1)} # `features` over the width after each of the three residual modules
 
 class StackedHourglass(nn.Module):
@@ -130,7 +130,8 @@ class StackedHourglass(nn.Module):
         if any(s % stride or s < stride for s in image_size):
             raise DataError(f"image_size = {tuple(image_size)}: width and height must be multiples of {stride}, the stride of the latent map at depth {depth}")
         self.image_size, self.latent_shape = tuple(image_size), (f, image_size[1]//stride, image_size[0]//stride)
-        self.latents = tuple(f"hg.{i}.latent" for i in range(stacks)) # names of the latent maps, for hooks
+        self.latents = tuple(f"hg.{i}.latent" for i in range(stacks)) # names of the latent maps, for hooks,
+        self.skips = tuple(f"hg.{i}.hg.{n}.{_SKIP}" for i in range(stacks) for n in range(depth) if skip) # and of what goes past them
         a, b, c = (f//part for part in _STEMS[stem])
         self.conv1, self.bn1, self.relu = nn.Conv2d(3, f//4, 7, 2, 3), nn.BatchNorm2d(f//4), nn.ReLU(inplace=True)
         self.layer1, self.maxpool, self.layer2, self.layer3 = _residual(1, f//4, a), nn.MaxPool2d(2), _residual(1, a, b), _residual(1, b, c)
