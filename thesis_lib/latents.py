@@ -223,7 +223,7 @@ def walk(self: LatentPCA, component:int, steps=(-3, -2, -1, 0, 1, 2, 3)) -> np.n
     if not 0 <= component < len(self.axes): raise DataError(f"component = {component}: expected 0 to {len(self.axes) - 1}")
     return self.mean + np.outer(steps, np.sqrt(self.variance[component]) * self.axes[component])
 
-# %% ../nbs/26_latents.ipynb #0ae662a0
+# %% ../nbs/26_latents.ipynb #7f239df3
 def plot_spectrum(
     pca:LatentPCA,
     *,
@@ -239,14 +239,14 @@ def plot_spectrum(
         a.axvspan(pca.kept + .5, n[-1] + .5, color="#eeeeee", lw=0, zorder=0)
         a.set_title(f"{pca.kept} components above noise")
     shown = pca.variance > pca.variance[0] * 1e-7
-    a.set(xlabel="component", ylabel=r"variance $\lambda$", yscale="log", ylim=(pca.variance[shown].min() * .7, pca.variance[0] * 1.5), xlim=(.5, n[-1] + .5)); a.legend()
+    a.set(xlabel="component", ylabel=r"variance $\lambda$", yscale="log", ylim=(pca.variance[shown].min() * .7, pca.variance[0] * 1.5), xlim=(.9, n[-1] * 1.1), xscale="log"); a.legend()
     b.plot(n, pca.share, color="C0")
     for s in shares:
         if pca.share[-1] >= s:
             k = pca.needed(s)
-            b.plot([.5, k, k], [s, s, 0], color="#8c8c8c", lw=.8, ls=(0, (3, 2)), zorder=0)
+            b.plot([.9, k, k], [s, s, 0], color="#8c8c8c", lw=.8, ls=(0, (3, 2)), zorder=0)
             b.annotate(f"{s:.0%}: {k}", (k, s), (4, -8), textcoords="offset points", fontsize=7)
-    b.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1.02), xlim=(.5, n[-1] + .5))
+    b.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1.02), xlim=(.9, n[-1] * 1.1), xscale="log")
     plt.close(fig)
     return fig
 
@@ -500,7 +500,7 @@ def factor_shares(
     table = pd.DataFrame(rows, columns=["factor", "share", "lo", "hi", "p", "n"])
     return table.assign(p_holm=_holm(table.p)).sort_values("share", ascending=False, ignore_index=True)
 
-# %% ../nbs/26_latents.ipynb #5a8eb2b0
+# %% ../nbs/26_latents.ipynb #f169f243
 def embed(
     x, # `Latents`, or (n d)
     *,
@@ -528,7 +528,7 @@ def plot_clusters(
     axes[0].set(title=f"silhouette: {k} clusters", ylim=(0, None)); axes[0].legend()
     axes[1].fill_between(c.k, c.ari_min, c.ari, color="C2", alpha=.2, lw=0)
     axes[1].plot(c.k, c.ari, color="C2", marker="o", ms=2.5)
-    axes[1].set(title="agreement of seeds, mean and least", ylim=(min(0, c.ari_min.min()), 1.02))
+    axes[1].set(title="agreement of starts", ylim=(min(0, c.ari_min.min()), 1.02))
     for ax in axes[:2]: ax.set_xlabel("clusters"); ax.axvline(k, lw=.8, color="#8c8c8c", ls=(0, (3, 2)), zorder=0)
     if points is not None:
         for i in range(k): axes[2].plot(*points[clusters.labels == i].T, _MARKS[i % len(_MARKS)], ms=2.4, mew=0, color=f"C{i % 10}", label=f"{i + 1}")

@@ -452,7 +452,7 @@ def _over_seeds(evaluations, name, n, seed, stream): # (n) replicates of the mea
     drawn = np.random.default_rng([seed, stream]).integers(len(evaluations), size=values.shape)
     return np.take_along_axis(values, drawn, 0).mean(0)
 
-# %% ../nbs/05_metrics.ipynb #b7b3b0f0
+# %% ../nbs/05_metrics.ipynb #c87aaa81
 def seed_bootstrap(
     evaluations,     # evaluations of one kind, one a seed
     name="AP",       # one of their numbers
@@ -469,13 +469,15 @@ def paired_bootstrap(
     a, b,            # an evaluation, or a list of them, one a seed
     name="AP",       # one of their numbers
     n=1000, seed=0,
-    *, same_boxes=True, same_source2d=True, same_labels=True # False: allow another protocol on the other side, to measure what the protocol alone is worth
+    *, same_boxes=True, same_source2d=True, same_labels=True, # False: allow another protocol on the other side, to measure what the protocol alone is worth
+    same_networks=False # the sides are the same trainings in the same order, such as before and after a change: seeds are drawn alike
 ) -> dict: # diff (a - b), lo, hi, p (two-sided), n (units)
     "Paired bootstrap over units, and over seeds where there are several, of a difference; `DataError` unless both sides have the same truth and protocol."
     a, b = _as_list(a, name), _as_list(b, name)
     _comparable(a + b, boxes=same_boxes, source2d=same_source2d, labels=same_labels)
     diff = float(np.subtract(*(np.mean([e.summarize()[name] for e in side]) for side in (a, b))))
-    d = np.subtract(*(_over_seeds(side, name, n, seed, stream) for stream, side in enumerate((a, b))))
+    if same_networks and len(a) != len(b): raise DataError(f"paired_bootstrap: {len(a)} and {len(b)} evaluations cannot be of the same networks")
+    d = np.subtract(*(_over_seeds(side, name, n, seed, 0 if same_networks else stream) for stream, side in enumerate((a, b))))
     d = d[np.isfinite(d)]
     if not len(d): raise DataError(f"paired_bootstrap: {name} is undefined, nothing is there that it could measure")
     if len(a[0]) < 2: raise DataError(f"paired_bootstrap: only one of the {a[0]._units} that it redraws, expected at least two")

@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 def _residual(blocks, n, m): # several in a row; the first may change the width
     return nn.Sequential(*(Bottleneck(m if i else n, m) for i in range(blocks)))
 
-# %% ../../nbs/models/24_hourglass.ipynb #56af02fa
+# %% ../../nbs/models/24_hourglass.ipynb #aa3922f1
 def _nearest(n, factor): # (n*factor) which of n pixels, `factor` apart, is nearest to each position; the first of two
     return ((2*torch.arange(n*factor) + factor - 1) // (2*factor)).clamp(max=n - 1)
 
@@ -45,7 +45,7 @@ def upsample_nearest(
     image, # (.. m n)
     x=2, y=2, # whole factors of the height and the width
 ): # (.. x*m y*n)
-    "Algorithm 1 of seed 001; DataError for a factor that is no whole number above 0"
+    "Algorithm 1 of Andersen's thesis (2021); DataError for a factor that is no whole number above 0"
     if any(f != int(f) or f < 1 for f in (x, y)): raise DataError(f"factors ({x}, {y}): expected whole numbers of at least 1")
     m, n = image.shape[-2:]
     out = image.new_zeros(*image.shape[:-2], m*x, n*y)
