@@ -51,10 +51,10 @@ def test_skip_connections_save_the_place_or_the_report_says_why_not():
     assert gain.ci[0] > 0 or "not shown" in skip.notes[0]
     assert skip.metrics["difference/test/noskip_wide/crop@0.05"].ci # whichever way, with its interval
 
-def test_a_walk_along_a_component_moves_a_known_factor():
+def test_a_walk_along_a_component_moves_a_known_factor(): # farther than walks in random directions, else 0
     c = study("components")
     moved = [key for key in c.metrics if key.startswith("moves/") and key.split("/")[2] in ("orientation", "raise_left", "raise_right") and
-             c.metrics[key].value >= c.params["least_span"] and abs(c.metrics[key.replace("moves/", "moves_r/")].value) > 0.5]
+             c.metrics[key].value > 0 and abs(c.metrics[key.replace("moves/", "moves_r/")].value) > 0.5]
     assert moved
 
 def test_stability_of_clusters_is_printed():
