@@ -219,7 +219,8 @@ class DEHRNet(nn.Module):
             widths = [width * 2**i for i in range(stage)]
             setattr(self, f"transition{stage - 1}", _Transition(before, widths))
             ends = [i == n - 1 for i in range(n)] # the last of its stage
-            units = [MultiResolutionModule(widths, blocks, 1 if end and stage == 4 else stage, up, enhance if stage in dem and (dem_each or end) else None) for end in ends]
+            units = [MultiResolutionModule(widths, blocks, 1 if end and stage == 4 else stage, up, enhance if stage in dem and (dem_each or end) else None)
+                     for end in ends]
             setattr(self, f"stage{stage}", nn.Sequential(*units))
             before = widths
         self.final_layer = nn.Conv2d(width, joints, 1)
