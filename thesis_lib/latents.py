@@ -120,7 +120,7 @@ def decode_latents(
             painted.append((out[stack] if isinstance(out, (list, tuple)) else out[:, stack] if out.dim() == 5 else out).float().cpu())
     return torch.cat(painted)
 
-# %% ../nbs/26_latents.ipynb #4f46653d
+# %% ../nbs/26_latents.ipynb #04a5c184
 def _matrix(x, least, what): # checked rows (n d) float64
     x = np.asarray(x.x if isinstance(x, Latents) else x, float)
     if x.ndim != 2 or not x.size: raise DataError(f"latents have shape {x.shape}: expected (n, d), a row an image")
@@ -140,13 +140,14 @@ def _axes(x, m, solver, seed): # centred (n d) -> variances (m), axes (m d)
     else:
         wide = x.shape[1] >= len(x)
         variance, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-        variance, vectors = variance[::-1][:m].clip(0), vectors.T[::-1][:m]
-        axes = vectors @ x / np.sqrt(np.maximum(variance, 1e-300))[:, None] if wide else vectors
+        variance, vectors = variance[::-1][:m], vectors.T[::-1][:m]
+        variance = np.where(variance > 1e-12 * variance[0], variance, 0) # below, rounding alone is left, and no direction
+        axes = vectors @ x / np.sqrt(np.where(variance, variance, np.inf))[:, None] if wide else vectors * (variance > 0)[:, None]
         variance = variance / (len(x) - 1)
     top = np.take_along_axis(axes, abs(axes).argmax(1)[:, None], 1)
     return variance, axes * np.where(top < 0, -1, 1)
 
-# %% ../nbs/26_latents.ipynb #b72f77a9
+# %% ../nbs/26_latents.ipynb #6a84423b
 def permuted_spectrum(
     x, # (n d) latents
     *,
@@ -163,7 +164,7 @@ def permuted_spectrum(
 class LatentPCA:
     "Principal components of latents: `variance` is the eigenvalue lambda of each."
     mean: np.ndarray      # (d)
-    axes: np.ndarray      # (m d) unit vectors
+    axes: np.ndarray      # (m d) unit vectors; 0 for a component without variance
     variance: np.ndarray  # (m) falling
     total: float          # variance of all components
     scores: np.ndarray    # (n m) of the rows it was made of
