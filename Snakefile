@@ -4,11 +4,12 @@
 import os, re, shlex, subprocess, sys, tempfile
 from pathlib import Path
 import yaml
-from thesis_lib.core import DataError
+from thesis_lib.core import DataError, data_root
 from thesis_lib.workflow import failures, gpu_ids, read_profile
 
 PROFILE = config.get("profile", "smoke")
 JOBS = {job.folder: job for job in read_profile(PROFILE)[1]}
+if {"mini", "mocap", "cxr"} & {job.params.get("dataset") for job in JOBS.values()}: data_root() # says what is missing before a committed record gives way to its run
 RUN = "outputs/%s/{experiment}/{run}" % PROFILE
 PROCESSES, GPUS = int(config.get("processes", 1)), int(config.get("gpus", len(gpu_ids()))) # a login node sees none: gpus=<number in a node>
 if 0 < GPUS < PROCESSES: raise DataError(f"processes={PROCESSES}: each needs a GPU of its own, there are {GPUS}")
