@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from scipy.ndimage import gaussian_filter
 from skimage.segmentation import felzenszwalb, find_boundaries
 from torch import nn
-from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
+from torchvision.ops import box_iou, roi_align
 
 from .core import DataError
 from .metrics import bootstrap_ci
@@ -247,6 +247,7 @@ class ProposalRecall:
         "Recall by number of proposals, with its interval."
         return pd.DataFrame([(n, self.at(n), *self.interval(n), len(self.rank)) for n in counts], columns=["proposals", "recall", "lo", "hi", "boxes"])
 
+# %% ../nbs/28_detection.ipynb #3f6a1c52
 def proposal_recall(
     boxes, # true boxes (m 4) of each image, a list
     proposals, # (n 4) of each image, best first
@@ -264,6 +265,7 @@ def proposal_recall(
     if not image: raise DataError(f"boxes: none in {len(boxes)} images, expected at least one")
     return ProposalRecall(torch.cat(rank).numpy(), torch.cat(best).numpy(), np.array(image), threshold)
 
+# %% ../nbs/28_detection.ipynb #9b27d40e
 def plot_recall(
     curves:dict, # name -> ProposalRecall
     *,
