@@ -500,7 +500,7 @@ def _run_view(record, home) -> dict: # everything the index shows of one run
     return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(page, home), facts=_facts(record),
                 notes=record.notes, tables=tables, figures=figures, metrics=[_metric_view(name, m) for name, m in sorted(record.metrics.items())], details=_details(record))
 
-# %% ../nbs/40_report.ipynb #7c1c1b6a
+# %% ../nbs/40_report.ipynb #97427fb6
 def _metric_view(name, m) -> dict:
     undefined = math.isnan(m.value) or (m.value == -1 and re.match("A[PR]", name)) # pycocotools gives -1 where there is nothing to find
     digits = 3 if abs(m.value) < 1000 else 0
@@ -511,6 +511,8 @@ def _details(record) -> list: # (name, text) of what is rarely looked up
     pairs = lambda d: ", ".join(f"{k} {v}" for k, v in sorted(d.items()))
     return [(k, v) for k, v in (("parameters", ", ".join(f"{k} = {v}" for k, v in sorted(record.params.items()))), ("data", pairs(record.data)), ("versions", pairs(record.versions)),
                                 ("checkpoint", record.checkpoint), ("commit", record.git.get("commit", ""))) if v]
+
+_STUDIES = dict(dehrnet="DE-HRNet", keypoint_rcnn="Keypoint R-CNN") # where the name of the folder is not how it is written
 
 def _study_views(records, home, order) -> list: # studies, in each its experiments (those with tables first, then as in `order`), in each its runs
     import nbformat
@@ -528,7 +530,7 @@ def _study_views(records, home, order) -> list: # studies, in each its experimen
                              notes=list(dict.fromkeys(n for run in runs for n in run["notes"]))))
         shown = sorted((e for e in all_ if any(r["tables"] + r["figures"] for r in e["runs"])), 
                        key=lambda e: (len(e["runs"]) > 1, not any(r["tables"] for r in e["runs"]), order.index(e["experiment"]) if e["experiment"] in order else len(order)))
-        views.append(dict(id=_slug(study), title=study.replace("_", " ").capitalize(), experiments=shown, all=all_))
+        views.append(dict(id=_slug(study), title=_STUDIES.get(study) or study.replace("_", " ").capitalize(), experiments=shown, all=all_))
     return views
 
 # %% ../nbs/40_report.ipynb #9907c128
