@@ -11,7 +11,8 @@ import cv2, numpy as np
 from fastcore.basics import patch
 from ..annotations import PoseSet, check_coco, load_json
 from ..core import DataError, content_hash, data_dir, locked, progress, source_hash, whole_folder
-from ..skeletons import COCO17
+from ..metrics import mpii_head_size
+from ..skeletons import COCO17, MPII16
 
 # %% auto #0
 __all__ = ['SPLITS', 'Part', 'Canvas', 'sample_body', 'sample_pose', 'articulate', 'paint_background', 'shade', 'annotate',
@@ -198,7 +199,7 @@ def _head(body, frame, neck): # -> parts, joints
              Part(spot(0, .018, -.004), spot(0, -.032, .012), .06*k, .045*k, skin, frame, (.94, 1, 1.08)),
              Part(spot(-.012, -.043, .05), spot(.012, -.043, .05), .0055*k, .0055*k, np.array([150., 62, 62])),
              Part(spot(0, .008, .056), spot(0, -.014, .068), .007*k, .012*k, skin*.96)]
-    joints = dict(nose=spot(0, -.014, .078))
+    joints = dict(nose=spot(0, -.014, .078), upper_neck=spot(0, -.077, .006), head_top=spot(0, .078, -.006))
     for side, x in (("left", 1), ("right", -1)):
         parts += [ball(spot(.023*x, .008, .053), .0125, np.full(3, 245.), 1.1, .8, .8), ball(spot(.023*x, .008, .0595), .008, np.array([30., 24, 24])),
                   Part(spot(.012*x, .028, .055), spot(.034*x, .026, .052), .0042*k, .0042*k, hair*.8), ball(spot(.06*x, -.002, -.004), .018, skin*.93, .5, 1.1, .8)]
@@ -247,22 +248,24 @@ def _leg(body, pelvis, side, angles): # angles: flexion, abduction, outward turn
     return parts, {f"{side}_hip": _at(pelvis, x*(body["hip"] + .012), 0, 0), f"{side}_knee": knee, f"{side}_ankle": ankle}
 
 # %% ../../nbs/datasets/10_people.ipynb #88f3f5aa
+_JOINTS = (*COCO17.joints, "pelvis", "thorax", "upper_neck", "head_top") # of a body: those of COCO, then those that only MPII has
+
 def articulate(
     body: dict, # from `sample_body`
     pose: dict  # from `sample_pose`
-) -> tuple: # list of Parts, joints (17 3); image axes, in units of the person's height, pelvis at the origin
-    "Pose a body: its parts and its COCO joints in three dimensions."
+) -> tuple: # list of Parts, joints (21 3); image axes, in units of the person's height, pelvis at the origin
+    "Pose a body: its parts, its COCO joints in three dimensions, and after them the four of MPII that COCO lacks."
     camera = _turn("z", pose["roll"]) @ _turn("x", pose["pitch"]) @ _turn("y", pose["yaw"])
     pelvis = camera @ _turn("x", pose["lean"]*.3)
     chest = camera @ _turn("x", pose["lean"] + pose["bend"]) @ _turn("y", pose["twist"]) @ _turn("z", pose["side"])
     head = chest @ _turn("x", pose["nod"] - .4*pose["lean"]) @ _turn("y", pose["look"]) @ _turn("z", pose["tilt"])
     parts, neck = _torso(body, pelvis, chest)
     regions = [_head(body, head, neck)] + [limb for s in ("left", "right") for limb in (_arm(body, chest, neck, s, pose["arm", s]), _leg(body, camera, s, pose["leg", s]))]
-    joints = {}
+    joints = {"pelvis": np.zeros(3), "thorax": neck}
     for more, named in regions: parts += more; joints |= named
     down = np.diag([1., -1, 1])
     parts = [p._replace(a=down @ p.a, b=down @ p.b, frame=None if p.frame is None else down @ p.frame) for p in parts]
-    return parts, np.stack([down @ joints[name] for name in COCO17.joints])
+    return parts, np.stack([down @ joints[name] for name in _JOINTS])
 
 # %% ../../nbs/datasets/10_people.ipynb #0d6bd215
 def _hsv(rng, saturation, value, hue=(0, 180)): # ranges 0..1, hue in half degrees -> (3,) RGB
@@ -361,13 +364,19 @@ def shade(
     return image
 
 # %% ../../nbs/datasets/10_people.ipynb #fe07c3d0
-_FLESH = np.array([.02]*5 + [.06]*2 + [.045]*2 + [.04]*2 + [.1]*2 + [.06]*2 + [.045]*2) # from a joint to the skin, in body heights
+_FLESH = np.array([.02]*5 + [.06]*2 + [.045]*2 + [.04]*2 + [.1]*2 + [.06]*2 + [.045]*2 + [.1, .08, .06, .06]) # from a joint to the skin, in body heights
+_MPII = [_JOINTS.index(j) for j in MPII16.joints]
+
+def _head_box(joints): # (21 3) -> x1 y1 x2 y2 of a capsule from the upper neck to the top of the head
+    neck, top = joints[_JOINTS.index("upper_neck")], joints[_JOINTS.index("head_top")]
+    centres, radius = np.array([.64*neck + .36*top, .36*neck + .64*top])[:, :2], .36*np.linalg.norm(top - neck)
+    return [*(centres.min(0) - radius), *(centres.max(0) + radius)]
 
 def annotate(
     canvas: Canvas,
-    people # list of (height in pixels, joints (17 3) in pixels); person i was drawn with owner i + 1
-) -> list: # of dicts bbox, area, keypoints (17 3), num_keypoints
-    "What COCO would say about the people on a canvas."
+    people # list of (height in pixels, joints (21 3) in pixels); person i was drawn with owner i + 1
+) -> list: # of dicts bbox, area, keypoints (17 3), num_keypoints; mpii_keypoints (16 3), head_box (4)
+    "What COCO, and what MPII, would say about the people on a canvas."
     (w, h), owner, found = canvas.size, np.array(canvas.owners)[canvas.part], []
     for i, (height, joints) in enumerate(people):
         mask = owner == i + 1
@@ -377,9 +386,10 @@ def annotate(
         inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
         nearer = canvas.depth[y.clip(0, h - 1), x.clip(0, w - 1)] - joints[:, 2]
         keypoints = np.column_stack([joints[:, :2], np.where(nearer <= _FLESH*height, 2, 1)])*inside[:, None]
-        if (keypoints[:, 2] == 2).sum() < 3: keypoints[:] = 0
+        if (keypoints[:17, 2] == 2).sum() < 3: keypoints[:] = 0
         box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-        found.append(dict(bbox=[int(v) for v in box], area=area, keypoints=keypoints, num_keypoints=int((keypoints[:, 2] > 0).sum())))
+        coco, mpii = keypoints[:17], keypoints[_MPII]
+        found.append(dict(bbox=[int(v) for v in box], area=area, keypoints=coco, num_keypoints=int((coco[:, 2] > 0).sum()), mpii_keypoints=mpii, head_box=_head_box(joints)))
     return found
 
 # %% ../../nbs/datasets/10_people.ipynb #71d13433
@@ -433,11 +443,9 @@ def _render_set(folder, split, n_images, seed, image_size, scene): # write image
         images.append(dict(id=i + 1, file_name=f"{i + 1:06d}.jpg", width=image_size[0], height=image_size[1]))
         (folder/"images"/images[-1]["file_name"]).write_bytes(cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1])
         for person in found:
-            keypoints = [round(float(v), 2) for v in person["keypoints"].ravel()]
-            annotations.append(person | dict(id=len(annotations) + 1, image_id=i + 1, category_id=1, iscrowd=0, keypoints=keypoints))
-    bones = [[a + 1, b + 1] for a, b in COCO17.bones]
-    coco = dict(images=images, annotations=annotations, categories=[dict(id=1, name="person", keypoints=list(COCO17.joints), skeleton=bones)])
-    (folder/"annotations.json").write_text(json.dumps(coco))
+            rounded = {key: [round(float(v), 2) for v in np.ravel(person[key])] for key in ("keypoints", "mpii_keypoints", "head_box")}
+            annotations.append(person | dict(id=len(annotations) + 1, image_id=i + 1, category_id=1, iscrowd=0) | rounded)
+    (folder/"annotations.json").write_text(json.dumps(dict(images=images, annotations=annotations)))
 
 # %% ../../nbs/datasets/10_people.ipynb #9d9d4649
 def _check_scene(split, n_images, image_size, people, heights, variety, things):
@@ -447,6 +455,13 @@ def _check_scene(split, n_images, image_size, people, heights, variety, things):
              ("variety", variety, 0 <= variety <= 1, "0 to 1"), ("things", things, 0 <= things[0] <= things[1], "0 <= fewest <= most")]
     for name, value, good, expected in rules:
         if not good: raise DataError(f"made people: {name} is {value!r}; expected {expected}")
+
+def _of(coco, skeleton): # the file, just read, with the joints of one skeleton
+    for person in coco["annotations"]:
+        keypoints, box = person.pop("mpii_keypoints"), person.pop("head_box")
+        if skeleton is MPII16: person.update(keypoints=keypoints, num_keypoints=int(np.count_nonzero(keypoints[2::3])), head_size=float(mpii_head_size(*box)))
+    coco["categories"] = [dict(id=1, name="person", keypoints=list(skeleton.joints), skeleton=[[a + 1, b + 1] for a, b in skeleton.bones])]
+    return coco
 
 def make_people(
     folder=None,          # cache; None: data/people
@@ -458,9 +473,11 @@ def make_people(
     people=(1, 3),        # number of people in an image
     heights=(.42, 1.2),   # standing height of people, in heights of the image
     variety=.6,           # of poses and views, 0..1; at 1 the hardest
-    things=(1, 4)         # number of things behind them
+    things=(1, 4),        # number of things behind them
+    skeleton=COCO17       # or MPII16: the same people with MPII's joints, and the "head_size" of each
 ) -> PoseSet:
-    "Rendered people with COCO annotations, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
+    "Rendered people with COCO or MPII annotations, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
+    if skeleton not in (COCO17, MPII16): raise DataError(f"made people: skeleton is {skeleton.name}; expected coco17 or mpii16")
     _check_scene(split, n_images, image_size, people, heights, variety, things)
     scene = dict(people=tuple(people), heights=tuple(heights), variety=variety, things=tuple(things))
     key = content_hash(source_hash(make_people), split, n_images, seed, list(image_size), sorted(scene.items()))
@@ -469,4 +486,5 @@ def make_people(
         if not final.is_dir():
             with whole_folder(final, "the made people") as part: _render_set(part, split, n_images, seed, tuple(image_size), scene)
     path = final/"annotations.json"
-    return PoseSet("people", split, check_coco(load_json(path), COCO17, path), final/"images", notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])
+    name = "people" if skeleton is COCO17 else "people_mpii"
+    return PoseSet(name, split, check_coco(_of(load_json(path), skeleton), skeleton, path), final/"images", skeleton, notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])
