@@ -580,16 +580,23 @@ def pckh(
 # %% ../nbs/05_metrics.ipynb #c6649aca
 PCK_PROTOCOLS = tuple(f"{ref}{v}{j}" for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05")
                       for v in ("", " visible") for j in ("", " limbs")) # common definitions
-_LIMBS, _HEAD = ("elbow", "wrist", "hip", "knee", "ankle"), ("nose", "eye", "ear", "head", "head_top", "neck")
+_HEAD = ("nose", "eye", "ear", "head", "head_top", "neck")
+_SOME = {"limbs": ("elbow", "wrist", "hip", "knee", "ankle")} | {name.lower(): ends for name, ends in _GROUPS.items()} # joints by the end of their names
 
-def _read_protocol(name): # reference, alpha, only visible joints, only limbs
-    found = re.fullmatch(r"(torso|head|box|diagonal|crop)@(\d*\.?\d+)( visible)?( limbs)?", name)
+def _read_protocol(name): # reference, alpha, only visible joints, which joints
+    found = re.fullmatch(rf"(torso|head|box|diagonal|crop|pckh)@(\d*\.?\d+)( visible)?(?: ({'|'.join(_SOME)}))?", name)
     if not found or not float(found[2]):
-        raise DataError(f"protocol {name!r}: expected torso, head, box, diagonal or crop, '@', a share above 0, then ' visible' and ' limbs' if wanted")
-    return found[1], float(found[2]), bool(found[3]), bool(found[4])
+        raise DataError(f"protocol {name!r}: expected torso, head, box, diagonal, crop or pckh, '@', a share above 0, then ' visible' and one of {', '.join(_SOME)} if wanted")
+    return found[1], float(found[2]), bool(found[3]), found[4] or ("all but pelvis and thorax" if found[1] == "pckh" else "all")
 
 def _members(skeleton, ends): # (k) joints whose name ends so
     return np.array([j.endswith(ends) for j in skeleton.joints])
+
+def _counted(skeleton, joints): # (k) the joints that count
+    if joints == "all": return np.ones(skeleton.k, bool)
+    member = _members(skeleton, _SOME[joints]) if joints in _SOME else np.any([_members(skeleton, ends) for ends in _GROUPS.values()], axis=0)
+    if not member.any(): raise DataError(f"protocol: {skeleton.name} has no {joints} joints")
+    return member
 
 # %% ../nbs/05_metrics.ipynb #de55e303
 def _between(gt, seen, skeleton, pairs): # (b) distance of the first pair of joints that is labelled; NaN without one
@@ -603,7 +610,7 @@ def _widest(gt, seen): # (b) largest distance between labelled joints; 0 without
     return np.where(seen[:, :, None] & seen[:, None], away, 0).max((1, 2))
 
 def reference_length(
-    reference, # "torso", "head", "box", "diagonal" or "crop"
+    reference, # "torso", "head", "box", "diagonal", "crop" or "pckh"
     gt,        # (b k 2) true keypoints, pixels
     visible,   # (b k) above 0: labelled
     skeleton=COCO17, *,
@@ -613,16 +620,16 @@ def reference_length(
 ) -> np.ndarray: # (b) pixels; NaN for a person that has none
     "What PCK measures an error by; `DataError` for an unknown reference, a length that is needed and not given, or one that is not above 0."
     gt, seen = np.asarray(gt, float), np.asarray(visible) > 0
-    given, n = {"box": bbox, "diagonal": bbox, "head": head, "crop": crop}.get(reference), gt.shape[:1]
-    if reference in ("box", "diagonal", "crop") and given is None:
-        raise DataError(f"reference {reference!r}: {'crop' if reference == 'crop' else 'bbox'} is missing, expected one length or box a person")
+    needed, n = {"box": "bbox", "diagonal": "bbox", "pckh": "head", "crop": "crop", "head": "head"}.get(reference), gt.shape[:1]
+    given = {"bbox": bbox, "head": head, "crop": crop}.get(needed)
+    if given is None and needed and reference != "head": raise DataError(f"reference {reference!r}: {needed} is missing, expected one length or box a person")
     if reference in ("box", "diagonal"):
         sides = _lengths(np.asarray(bbox, float)[..., 2:], (*n, 2), "bbox")
         return sides.max(1) if reference == "box" else np.hypot(*sides.T)
-    if given is not None: return np.broadcast_to(_lengths(given, n, reference), n)
+    if given is not None: return np.broadcast_to(_lengths(given, n, needed), n)
     if reference == "torso": length = _between(gt, seen, skeleton, (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")))
     elif reference == "head": length = _widest(gt[:, m := _members(skeleton, _HEAD)], seen[:, m])
-    else: raise DataError(f"reference {reference!r}: expected torso, head, box, diagonal or crop")
+    else: raise DataError(f"reference {reference!r}: expected torso, head, box, diagonal, crop or pckh")
     return np.where(length > 0, length, np.nan)
 
 # %% ../nbs/05_metrics.ipynb #602e6189
@@ -649,9 +656,9 @@ class PCKEval(Evaluation):
         length = {r: reference_length(r, gt, visible, skeleton, bbox=bbox, head=head, crop=crop) for r, *_ in definitions}
         self.image_ids, place = np.unique(image_id, return_inverse=True)
         per_image = sparse.csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place)))
-        clear, limbs, sums = np.asarray(visible) > 1, _members(skeleton, _LIMBS), []
-        for reference, alpha, only_visible, only_limbs in definitions:
-            counts = (clear if only_visible else seen) & np.isfinite(length[reference])[:, None] & (limbs | (not only_limbs))
+        clear, sums = np.asarray(visible) > 1, []
+        for reference, alpha, only_visible, joints in definitions:
+            counts = (clear if only_visible else seen) & np.isfinite(length[reference])[:, None] & _counted(skeleton, joints)
             with np.errstate(invalid="ignore"): hits = counts & (distance / length[reference][:, None] <= alpha)
             sums.append((per_image @ hits, per_image @ counts, counts.any(1).sum(), np.nansum(length[reference])))
         self.hits, self.count, self.persons, self.lengths = (np.array(x) for x in zip(*sums)) # (p m k), (p m k), (p), (p)
@@ -670,8 +677,8 @@ def _weighted(self: PCKEval, weights, names): # weights (images b) -> name -> (b
 
 @patch
 def _about(self: PCKEval, name): # persons, unit, protocol
-    reference, alpha, only_visible, only_limbs = _read_protocol(name)
-    which = {"visibility": "visible" if only_visible else "labelled", "joints": "limbs" if only_limbs else "all"}
+    reference, alpha, only_visible, joints = _read_protocol(name)
+    which = {"visibility": "visible" if only_visible else "labelled", "joints": joints}
     return int(self.persons[self.names.index(name)]), "%", {"reference": reference, "alpha": alpha, **which, "boxes": self.boxes}
 
 @patch
