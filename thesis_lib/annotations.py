@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_annotations.ipynb #1b2ed5be
 from __future__ import annotations
-import contextlib, io, json, os
+import contextlib, gzip, io, json, os, zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 import cv2, numpy as np, pandas as pd
@@ -18,11 +18,12 @@ __all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'read_image', 'PoseSet', 'su
 
 # %% ../nbs/06_annotations.ipynb #5b167025
 def load_json(
-    path # file to read
+    path # file to read, `.json` or `.json.gz`
 ): # its content, never empty
     "Read a JSON file; `DataError` if it is missing, empty or cut short."
     path = Path(path)
-    try: text = path.read_text(encoding="utf-8")
+    try: text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+    except (EOFError, zlib.error) as e: raise DataError(f"{path}: not a whole gzip file ({e}); an interrupted download?") from e
     except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'}); expected a JSON file") from e
     if not text.strip(): raise DataError(f"{path}: the file is empty; expected JSON")
     try: content = json.loads(text)

@@ -7,29 +7,33 @@ from __future__ import annotations
 from dataclasses import replace
 from .annotations import PoseSet, merge, simulated_detector, subset
 from .core import DataError, data_dir, data_root, root
-from .datasets import coco, h36m, lspet, mocap, motions, nih, people, radiographs
+from .datasets import coco, h36m, lspet, mocap, motions, mpii, nih, people, radiographs
 from .geometry import ring_around
 from .radiology import ChestSet, merge as merge_films
 from .sequences import MotionSet, view_set
+from .skeletons import MPII16
 
 # %% auto #0
 __all__ = ['POSE2D', 'POSE3D', 'CHEST', 'pose2d', 'label', 'halves', 'pose3d', 'chest']
 
 # %% ../nbs/31_sources.ipynb #a309e0db
-POSE2D = ("people", "mini", "coco")
+POSE2D = ("people", "mini", "coco", "people_mpii", "mpii")
 
 def pose2d(
     dataset: str,  # one of `POSE2D`
     split: str,    # "train" or "val"
     *, n_images=0, # the first so many images of each part (people: made in this number); 0 = all
-    detector="simulated", # "simulated", "" for none, or a COCO results file with person boxes (validation only)
+    detector="simulated", # "simulated", "" for none, or, with `mini` and `coco`, a COCO results file with person boxes (validation only)
     seed=0         # of people that are made, and of the simulated detector
 ) -> PoseSet:
-    "A 2D pose data set with COCO-17 joints by name; `DataError` for a name, split or detector that does not exist."
+    "A 2D pose data set by name, with COCO's or MPII's joints; `DataError` for a name, split or detector that does not exist."
     _known(dataset, POSE2D, split)
     file = detector not in ("", "simulated")
-    if dataset == "people" and file: raise DataError(f"detector {detector!r}: nobody detected rendered people; expected 'simulated', or '' for none")
-    if dataset == "people": found = people.make_people(split=split, n_images=n_images or 1000, seed=seed)
+    if file and dataset not in ("mini", "coco"):
+        raise DataError(f"detector {detector!r}: nobody detected {'the people of MPII' if dataset == 'mpii' else 'rendered people'}; expected 'simulated', or '' for none")
+    made = {"people": {}, "people_mpii": dict(skeleton=MPII16)}
+    if dataset in made: found = people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
+    elif dataset == "mpii": found = _first(mpii.load_mpii(split), n_images)
     else:
         folder, boxes_file = data_root()/"coco" if dataset == "mini" else None, root()/detector if file and split == "val" else None
         found = _first(coco.load_coco(split, folder=folder, boxes_file=boxes_file), n_images)
@@ -44,7 +48,7 @@ def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 i
     return name if len(found) == whole else f"{name} ({len(found):,} {_COUNTED[type(found)]})"
 
 _COUNTED = {PoseSet: "images", MotionSet: "frames", ChestSet: "films"}
-_WHOLE = dict(coco=("COCO 2017", 5000), nih=("ChestX-ray14", 25596), h36m=("Human3.6M", 543344)) # name in print, and how many in its whole validation split
+_WHOLE = dict(coco=("COCO 2017", 5000), mpii=("MPII", 2729), nih=("ChestX-ray14", 25596), h36m=("Human3.6M", 543344)) # name in print, and how many in its whole validation split
 
 def _first(pose_set, n): # the first n images
     return subset(pose_set, [i["id"] for i in pose_set.coco["images"][:n]]) if n else pose_set
