@@ -19,8 +19,9 @@ from .skeletons import COCO17, H36M17, MPII16
 # %% auto #0
 __all__ = ['MAX_DETECTIONS', 'THRESHOLDS', 'AREAS', 'RECALLS', 'PCK_PROTOCOLS', 'oks', 'oks_nms', 'random_results', 'Evaluation',
            'KeypointEval', 'coco_keypoint_ap', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK',
-           'pck', 'mpii_head_size', 'pckh', 'reference_length', 'PCKEval', 'mpjpe', 'procrustes', 'p_mpjpe', 'n_mpjpe',
-           'velocity_error', 'PoseErrors', 'auc_undefined', 'roc_auc', 'ClassEval', 'bootstrap_ci', 'seed_interval']
+           'pck', 'mpii_head_size', 'pckh', 'JointRecall', 'reference_length', 'PCKEval', 'mpjpe', 'procrustes',
+           'p_mpjpe', 'n_mpjpe', 'velocity_error', 'PoseErrors', 'auc_undefined', 'roc_auc', 'ClassEval',
+           'bootstrap_ci', 'seed_interval']
 
 # %% ../nbs/05_metrics.ipynb #4d4eab1a
 def _shapes(**arrays): # name -> (array, expected shape); the first that differs is an error
@@ -240,7 +241,7 @@ def _evaluate(truth, found, sigmas): # the cached arrays of a `KeypointEval`
 
 # %% ../nbs/05_metrics.ipynb #1e270ade
 class Evaluation:
-    "What `KeypointEval`, `PCKEval`, `PoseErrors` and `ClassEval` share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load(path)`."
+    "What `KeypointEval`, `JointRecall`, `PCKEval`, `PoseErrors` and `ClassEval` share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load(path)`."
     names = ()          # of its numbers
     _units = ""         # what a bootstrap redraws; `len` is their number
     _strata = ""        # attribute of the units: as many of each of its values are redrawn as there are
@@ -576,6 +577,50 @@ def pckh(
     used = np.any(list(member.values()), axis=0)
     return PCK(_percent(hits[used].sum(), count[used].sum()), np.array([_percent(h, c) for h, c in zip(hits, count)]), count,
                {name: _percent(hits[m].sum(), count[m].sum()) for name, m in member.items()})
+
+# %% ../nbs/05_metrics.ipynb #36f67797
+class JointRecall(Evaluation):
+    "Share of joints that are found, in percent, by groups of joints and persons: `.summarize()`, `.bootstrap()` over images, `.save(path)`; `DataError` for bad input."
+    _units, _items, _protocol = "images", ("image_ids", "count", "groups", "contrasts"), ("boxes",)
+    _fields = (*_items, "hits", "threshold", "boxes")
+
+    def __init__(self,
+        pred, gt,     # (n k 2) predicted and true keypoints of each person, pixels
+        visible,      # (n k) above 0: the joint counts
+        area,         # (n) of each person, square pixels
+        image_id,     # (n) image of each person
+        groups,       # name -> (n k) truth values: which joints of whom
+        contrasts=(), # pairs of groups: the first less the second, named "first - second"
+        *, skeleton=COCO17, sigmas=None, # (k) instead of the skeleton's own
+        threshold=.5, # of a joint's term of the OKS
+        boxes="gt"    # box protocol: "gt" or "detector:<name>"; only results of one protocol are compared
+    ):
+        (distance, seen), sigmas, image_id = _offsets(pred, gt, visible), _sigmas(skeleton, sigmas), np.asarray(image_id)
+        members = {name: np.asarray(m, bool) for name, m in groups.items()}
+        _shapes(image_id=(image_id, seen.shape[:1]), sigmas=(sigmas, seen.shape[1:]), **{f"group {name}": (m, seen.shape) for name, m in members.items()})
+        for name in {name for pair in contrasts for name in pair} - set(groups): raise DataError(f"contrasts: {name!r} is none of the groups {', '.join(groups)}")
+        near = _closeness(distance**2, _lengths(area, seen.shape[:1], "area")[:, None], sigmas) > threshold
+        self.image_ids, place = np.unique(image_id, return_inverse=True)
+        per_image = sparse.csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place)))
+        self.hits, self.count = (np.stack([per_image @ (m & x).sum(1) for m in members.values()]) for x in (seen & near, seen)) # (g m)
+        self.groups, self.contrasts, self.threshold, self.boxes = np.array(list(groups)), np.array(list(contrasts), str).reshape(-1, 2), threshold, _protocol(boxes)
+
+    def __len__(self): return len(self.image_ids)
+
+    @property
+    def names(self): return (*map(str, self.groups), *(f"{a} - {b}" for a, b in self.contrasts))
+
+# %% ../nbs/05_metrics.ipynb #2e734762
+@patch
+def _weighted(self: JointRecall, weights, names): # weights (images b) -> name -> (b)
+    with np.errstate(invalid="ignore"): rate = dict(zip(map(str, self.groups), 100 * (self.hits @ weights) / (self.count @ weights)))
+    rate |= {f"{a} - {b}": rate[a] - rate[b] for a, b in self.contrasts}
+    return {name: rate[name] for name in names}
+
+@patch
+def _about(self: JointRecall, name): # labelled joints, unit, protocol
+    of = [g in name.split(" - ") for g in self.groups]
+    return int(self.count[of].sum()), "%", {"metric": "joints found", "of": name, "threshold": self.threshold, "boxes": self.boxes}
 
 # %% ../nbs/05_metrics.ipynb #c6649aca
 PCK_PROTOCOLS = tuple(f"{ref}{v}{j}" for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05")

@@ -304,7 +304,7 @@ def from_run(
     weights=True, # load what the run has trained
 )->DEHRNet: # in eval mode, on the CPU
     "The model of a finished run; DataError for a record of something else, and for weights that are missing or do not fit"
-    try: model = DEHRNet(**{name: record.params[name] for name in _BUILT})
+    try: model = DEHRNet(**{name: record.params[name] for name in _BUILT}, joints=record.extra["joints"])
     except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an HRNet run") from None
     if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()
