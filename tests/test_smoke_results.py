@@ -66,3 +66,40 @@ def test_every_claim_has_a_verdict():
     with open(SMOKE/"hourglass"/"claims"/"main"/"tables"/"claims.csv", newline="") as f: claims = {row["Claim"]: row for row in csv.DictReader(f)}
     assert len(claims) >= 20 and {c["Verdict"] for c in claims.values()} <= {"holds", "in part", "not shown", "does not hold", "contradicted"}
     assert all(re.search(r"\d", c["Here"]) for c in claims.values())
+
+def dehrnet(name, run="main"): return read_records(SMOKE/"dehrnet"/name/run)[0]
+
+def test_networks_of_the_dehrnet_study_learn():
+    runs = {r.run: r for r in read_records(SMOKE/"dehrnet"/"pose")}
+    assert min(r.metrics["gt/AP"].value for r in runs.values() if "gt/AP" in r.metrics) >= 0.15
+    on_mpii = [r.metrics["gt/pckh@0.5"].value for name, r in runs.items() if name.endswith("_mpii")]
+    assert len(on_mpii) == 5 and min(on_mpii) >= 40
+    assert runs["all_seed0"].extra["gates"] and not runs["hrnet_seed0"].extra["gates"]
+
+def test_every_addition_to_hrnet_has_a_paired_interval():
+    m = dehrnet("ablation").metrics
+    for variant in ("dysample", "dem_se", "dem_eca", "all"):
+        assert all(m[f"{group}-hrnet/{variant}"].ci for group in ("gt/AP", "detector/AP", "mpii/pckh@0.5"))
+    assert m["gt/AP/all"].protocol["boxes"] == "gt" and m["detector/AP/all"].protocol["boxes"] == "detector:simulated"
+
+def test_the_claim_about_small_joints_is_answered():
+    ablation = dehrnet("ablation")
+    assert all(ablation.metrics[f"found/contrast/{name}"].ci for name in ("by joint", "by person", "by both"))
+    assert "ankles, wrists and ears" in ablation.notes[2] and re.search(r"is shown|is not shown|is contradicted", ablation.notes[2])
+
+def test_open_choices_are_reported_as_a_range():
+    choices = dehrnet("choices").metrics
+    assert choices["range"].n == sum(name.startswith("AP-default/choice_") for name in choices) >= 4
+    assert choices["AP-default/seed"].ci and choices["AP-default/hrnet"].ci
+
+def test_blocks_of_dehrnet_are_measured_at_work():
+    m = dehrnet("figures").metrics
+    assert all(0 <= m[name].value <= 1 for name in m if name.startswith("response/"))
+    assert all(m[f"off/difference/{way}"].ci for way in ("gates at their mean over persons", "gates at 0", "DySample reads as bilinear"))
+    assert max(m[name].value for name in m if name.startswith("moved/")) > 0.01
+
+def test_the_printed_oks_rewards_wrong_poses_and_the_corrected_one_does_not():
+    m = dehrnet("errata").metrics
+    assert m["oks/As printed/0.2"].value > m["oks/As printed/0.1"].value > m["oks/As printed/0"].value > 1
+    assert m["oks/OKS/0"].value == 1 > m["oks/OKS/0.1"].value > m["oks/OKS/0.2"].value
+    assert abs(m["oks/OKS/0.1"].value - m["oks/pycocotools/0.1"].value) < 1e-9
