@@ -311,7 +311,7 @@ def from_run(
     if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()
 
-# %% ../../nbs/models/25_hrnet.ipynb #d3a779e5
+# %% ../../nbs/models/25_hrnet.ipynb #7cbef3b5
 _COLOURS = dict(same="#8c8c8c", down="#8c8c8c", nearest="#de8f05", bilinear="#de8f05", dysample="#d55e00", dem="#029e73")
 
 def _way(layer): # what a fuse layer does: "same", "down", "nearest", "bilinear" or "dysample"
@@ -325,7 +325,7 @@ def _modules(model): # name, what stands at each branch (blocks, channels), ways
             ways = [(j, k, _way(layer)) for k, row in enumerate(m.fuse_layers) for j, layer in enumerate(row)]
             yield f"stage {stage}" * (i == 0), [(len(b), b[0].conv1.out_channels) for b in m.branches], ways, m.dem
 
-# %% ../../nbs/models/25_hrnet.ipynb #5f1f1ec8
+# %% ../../nbs/models/25_hrnet.ipynb #c4a5e373
 def _box(ax, x, y, text, colour="#e8eef4", w=.58, h=.32, size=4.6):
     ax.add_patch(FancyBboxPatch((x - w/2, y - h/2), w, h, boxstyle="round,pad=0,rounding_size=.04", fc=colour, ec="#333333", lw=.6, zorder=3))
     ax.text(x, y, text, ha="center", va="center", fontsize=size, linespacing=1.1, zorder=4)
@@ -346,7 +346,7 @@ def _legend(fig, ways, dem):
     if dem: lines.append(plt.Line2D([], [], color=_COLOURS["dem"], marker="s", ms=4, lw=1.2, label="detail enhancement, with the map from above"))
     fig.legend(handles=lines, loc="lower center", ncols=len(lines), fontsize=6.5, frameon=False)
 
-# %% ../../nbs/models/25_hrnet.ipynb #54822366
+# %% ../../nbs/models/25_hrnet.ipynb #6fd449cb
 def branches_diagram(
     model:DEHRNet,
     image_size=(192, 256), # (w, h) of the crop, for the sizes of the maps
@@ -357,7 +357,7 @@ def branches_diagram(
     x = 1.05 + step*(len(modules) + 1)
     fig, ax = plt.subplots(figsize=(width, width*3.1/(x + 1)))
     fig.subplots_adjust(0, .09, 1, 1)
-    for k in range(4): ax.text(-.42, -k*down, f"1/{4*2**k}\n{w//(4*2**k)} × {h//(4*2**k)}", ha="center", va="center", fontsize=5.5, color="#555555")
+    for k in range(4): ax.text(-.52, -k*down, f"1/{4*2**k}\n{w//(4*2**k)} × {h//(4*2**k)}", ha="center", va="center", fontsize=5.5, color="#555555")
     _box(ax, .15, 0, f"stem\n{model.conv2.out_channels}"); _box(ax, 1., 0, f"{_blocks(len(model.layer1))}\n{model.layer1[-1].conv3.out_channels}")
     ax.text(1., .33, "stage 1", ha="center", fontsize=6.5)
     _arrow(ax, (.44, 0), (.71, 0)); at, known, seen = 1., 1, set()
@@ -372,6 +372,6 @@ def branches_diagram(
         if name: ax.text(new, .33, name, ha="center", fontsize=6.5)
         at, known, seen = new, len(branches), seen | {what for *_, what in ways}
     _arrow(ax, (at + .73, 0), (at + .9, 0)); _box(ax, at + 1.19, 0, f"maps\n{model.final_layer.out_channels}")
-    ax.set(xlim=(-.8, at + 1.5), ylim=(-3*down - .3, .5)); ax.axis("off")
+    ax.set(xlim=(-.88, at + 1.5), ylim=(-3*down - .3, .5)); ax.axis("off")
     _legend(fig, seen, any(dem is not None for *_, dem in modules)); plt.close(fig)
     return fig
