@@ -53,6 +53,7 @@ class ImageBatch(NamedTuple):
     images: list   # (3 h w) float32 from 0 to 1 each
     targets: list  # dict(boxes (n 4) x1 y1 x2 y2, labels (n) int64 all 1, keypoints (n k 3), image_id)
 
+# %% ../../nbs/datasets/22_images.ipynb #27d35668
 @dataclass
 class ImageStore:
     "Images of a `PoseSet` with all their people, batch by batch."
