@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import replace
 from .annotations import PoseSet, merge, simulated_detector, subset
-from .core import DataError, data_dir, data_root, root
+from .core import DataError, data_dir, data_root, read_record, root
 from .datasets import coco, h36m, lspet, mocap, motions, mpii, nih, people, radiographs
 from .geometry import ring_around
 from .radiology import ChestSet, merge as merge_films
@@ -23,23 +23,30 @@ def pose2d(
     dataset: str,  # one of `POSE2D`
     split: str,    # "train" or "val"
     *, n_images=0, # the first so many images of each part (people: made in this number); 0 = all
-    detector="simulated", # "simulated", "" for none, or, with `mini` and `coco`, a COCO results file with person boxes (validation only)
+    detector="simulated", # "simulated", "" for none, or, where people have COCO's joints, a COCO results file with person boxes, relative to the project (validation only)
     seed=0         # of people that are made, and of the simulated detector
 ) -> PoseSet:
     "A 2D pose data set by name, with COCO's or MPII's joints; `DataError` for a name, split or detector that does not exist."
     _known(dataset, POSE2D, split)
-    file = detector not in ("", "simulated")
-    if file and dataset not in ("mini", "coco"):
-        raise DataError(f"detector {detector!r}: nobody detected {'the people of MPII' if dataset == 'mpii' else 'rendered people'}; expected 'simulated', or '' for none")
+    boxes_file = root()/detector if detector not in ("", "simulated") and split == "val" else None
+    if boxes_file and dataset.endswith("mpii"): raise DataError(f"detector {detector!r}: nobody detected the people of {dataset}; expected 'simulated', or '' for none")
     made = {"people": {}, "people_mpii": dict(skeleton=MPII16)}
-    if dataset in made: found = people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
+    if dataset in made:
+        found = people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
+        if boxes_file: found = replace(found, detections={boxes_file.stem: _on_people(boxes_file, found)})
     elif dataset == "mpii": found = _first(mpii.load_mpii(split), n_images)
     else:
-        folder, boxes_file = data_root()/"coco" if dataset == "mini" else None, root()/detector if file and split == "val" else None
+        folder = data_root()/"coco" if dataset == "mini" else None
         found = _first(coco.load_coco(split, folder=folder, boxes_file=boxes_file), n_images)
     if dataset == "mini" and split == "train": found = merge(_first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root()/"lspet")), n_images), found)
     if split == "val" and detector == "simulated": found = replace(found, detections={**found.detections, "simulated": simulated_detector(found, seed=seed)})
     return found
+
+def _on_people(file, made): # boxes from the folder of a run, on people that are made
+    boxes = coco.load_detections(file, made)
+    saw = read_record(file.parent/"record.json").data.get(f"{made.name}/{made.split}", "none")
+    if saw != made.fingerprint: raise DataError(f"{file}: boxes on other people ({made.name}/{made.split} [{saw}]); expected those of [{made.fingerprint}], of equal n_images and seed")
+    return boxes
 
 # %% ../nbs/31_sources.ipynb #8fc71537
 def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"

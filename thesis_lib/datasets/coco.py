@@ -39,6 +39,11 @@ DETECTIONS_FILE = "data/coco/person_detection_results/COCO_val2017_detections_AP
 DETECTIONS_SHA256 = "53ba0ad8d0fd461c5a000cd90797fa8c39cd8c38cd125125c0412626ff592d59"
 _WHERE = f"the published boxes are in the Google Drive folder that github.com/leoxiaobin/deep-high-resolution-net.pytorch links under 'Data preparation'; put them at {DETECTIONS_FILE}"
 
+def _where(path): # where boxes come from
+    folders = Path(path).parts
+    if "outputs" not in folders[:-2]: return _WHERE
+    return f"a run of this project leaves it: `make reproduce PROFILE={folders[folders.index('outputs') + 1]}` makes it"
+
 def fully_annotated(
     pose_set: PoseSet # any data set
 ) -> PoseSet: # the images that are not marked otherwise
@@ -50,7 +55,7 @@ def load_detections(
     pose_set: PoseSet # images they are for, all people annotated
 ) -> list: # [{image_id, category_id, bbox, score}] of people on those images
     "A detector's person boxes; `DataError` if the file is missing, damaged, or for other images, or if people are not annotated."
-    if not Path(path).is_file(): raise DataError(f"{path}: no such file; {_WHERE}")
+    if not Path(path).is_file(): raise DataError(f"{path}: no such file; {_where(path)}")
     if len(fully_annotated(pose_set)) < len(pose_set): raise DataError(f"{pose_set.name}/{pose_set.split}: not every person is annotated on some images, where a detector would be charged for finding them; pass fully_annotated(pose_set)")
     known, found = {i["id"] for i in pose_set.coco["images"]}, load_json(path)
     if not isinstance(found, list) or not all(isinstance(d, dict) for d in found): raise DataError(f"{path}: expected a list of detections")
