@@ -103,3 +103,8 @@ def test_the_printed_oks_rewards_wrong_poses_and_the_corrected_one_does_not():
     assert m["oks/As printed/0.2"].value > m["oks/As printed/0.1"].value > m["oks/As printed/0"].value > 1
     assert m["oks/OKS/0"].value == 1 > m["oks/OKS/0.1"].value > m["oks/OKS/0.2"].value
     assert abs(m["oks/OKS/0.1"].value - m["oks/pycocotools/0.1"].value) < 1e-9
+def test_the_detector_finds_people_and_their_joints():
+    run = read_records(SMOKE/"keypoint_rcnn"/"detector"/"main")[0]
+    assert run.metrics["keypoint/AP"].value >= 0.3 and run.metrics["keypoint/AP"].ci[0] > 0.2
+    assert run.metrics["box/AP"].value >= 0.4 and run.metrics["box/AR_1"].value < run.metrics["box/AR_10"].value <= run.metrics["box/AR_100"].value
+    assert run.metrics["keypoint/AP"].protocol["boxes"] == "detector:keypoint_rcnn"
