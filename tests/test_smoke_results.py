@@ -80,7 +80,7 @@ def test_every_addition_to_hrnet_has_a_paired_interval():
     m = dehrnet("ablation").metrics
     for variant in ("dysample", "dem_se", "dem_eca", "all"):
         assert all(m[f"{group}-hrnet/{variant}"].ci for group in ("gt/AP", "detector/AP", "mpii/pckh@0.5"))
-    assert m["gt/AP/all"].protocol["boxes"] == "gt" and m["detector/AP/all"].protocol["boxes"] == "detector:simulated"
+    assert m["gt/AP/all"].protocol["boxes"] == "gt" and m["detector/AP/all"].protocol["boxes"] == "detector:keypoint_rcnn"
 
 def test_the_claim_about_small_joints_is_answered():
     ablation = dehrnet("ablation")
