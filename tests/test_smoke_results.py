@@ -108,3 +108,9 @@ def test_the_detector_finds_people_and_their_joints():
     assert run.metrics["keypoint/AP"].value >= 0.3 and run.metrics["keypoint/AP"].ci[0] > 0.2
     assert run.metrics["box/AP"].value >= 0.4 and run.metrics["box/AR_1"].value < run.metrics["box/AR_10"].value <= run.metrics["box/AR_100"].value
     assert run.metrics["keypoint/AP"].protocol["boxes"] == "detector:keypoint_rcnn"
+
+def test_pckh_of_made_predictions_is_the_one_that_their_noise_implies():
+    m = dehrnet("mpii").metrics
+    made = [name.removeprefix("known/") for name in m if name.startswith("known/")]
+    assert len(made) == 3 and sum(m[f"PCKh/MPII's/{n}"].ci[0] <= m[f"known/{n}"].value <= m[f"PCKh/MPII's/{n}"].ci[1] for n in made) >= 2
+    assert all(m[f"moved/without 0.6/{n}"].ci[0] > 5 and m[f"moved/all 16 joints/{n}"].ci[0] > 0.4 for n in made) # a wrong reading moves it by more than the published gain
