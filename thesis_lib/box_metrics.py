@@ -46,14 +46,14 @@ def _matches(evaluation): # the cached arrays of a `BoxEval`
 # %% ../nbs/29_box_metrics.ipynb #5932194d
 class BoxEval(Evaluation):
     "Matches of one list of boxes, cached: `.summarize()`, `.bootstrap()`, `.metrics()`, `.save(path)`; `DataError` for boxes on unknown images."
-    names, _units, _items, _undefined = tuple(_SUMMARY), "images", ("image_ids", "positives"), -1.
-    _fields = ("image_ids", "positives", "image", "rank", "score", "status")
+    names, _units, _items, _protocol, _undefined = tuple(_SUMMARY), "images", ("image_ids", "positives"), ("category",), -1.
+    _fields = ("image_ids", "positives", "image", "rank", "score", "status", "category")
 
     def __init__(self,
         coco,      # annotations in COCO layout: images, annotations with bbox, area, iscrowd
         boxes,     # [{image_id, category_id, bbox xywh, score}]
         category=1 # whose boxes count
-    ): vars(self).update(_matches(_coco_eval(coco, boxes, category)))
+    ): vars(self).update(_matches(_coco_eval(coco, boxes, category)), category=category)
 
     def __len__(self): return len(self.image_ids)
 
