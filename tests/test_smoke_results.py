@@ -114,3 +114,23 @@ def test_pckh_of_made_predictions_is_the_one_that_their_noise_implies():
     made = [name.removeprefix("known/") for name in m if name.startswith("known/")]
     assert len(made) == 3 and sum(m[f"PCKh/MPII's/{n}"].ci[0] <= m[f"known/{n}"].value <= m[f"PCKh/MPII's/{n}"].ci[1] for n in made) >= 2
     assert all(m[f"moved/without 0.6/{n}"].ci[0] > 5 and m[f"moved/all 16 joints/{n}"].ci[0] > 0.4 for n in made) # a wrong reading moves it by more than the published gain
+def detector_part(name): return read_records(SMOKE/"keypoint_rcnn"/name/"main")[0].metrics
+
+def test_proposals_are_better_than_boxes_that_know_nothing():
+    m = detector_part("proposals")
+    assert m["difference/selective search - random boxes/100"].ci[0] > 0 and m["difference/region proposal network - selective search/10"].ci[0] > 0
+    assert m["recall/selective search/3"].value < m["recall/selective search/10"].value < m["recall/selective search/100"].value
+    assert m["nms/0.3/left"].value < m["nms/0.7/left"].value < m["nms/1.0/left"].value
+
+def test_parts_of_the_detector_are_worth_something():
+    m = detector_part("blocks")
+    assert m["transform/as in R-CNN/gain"].ci[0] > 0 > m["transform/as on the slides/gain"].ci[1] # the misprint makes proposals worse
+    assert m["svd/fc6/8/error"].value > m["svd/fc6/64/error"].value and m["svd/fc6/8/boxes/AP"].value < m["svd/fc6/whole/boxes/AP"].value
+    assert m["roi/RoI pooling in both/keypoints/difference"].ci[1] < 0 < m["roi/RoI pooling in the keypoint head/error difference"].ci[0]
+    assert abs(sum(m[f"level/P{k}/persons"].value for k in range(2, 7)) - 100) < 1e-6
+
+def test_a_finer_grid_costs_less():
+    m = detector_part("heads")
+    assert m["mask/7"].value < m["mask/14"].value < m["mask/28"].value and m["mask/28, the mean person"].ci[1] < m["mask/28"].ci[0]
+    assert m["error/56 x 56, bicubic/grid"].ci[1] < m["error/28 x 28, bicubic/grid"].ci[0] < m["error/28 x 28, bicubic/head"].value
+    assert m["keypoints/loss"].ci[1] < m["keypoints/nothing known"].value and m["softmax/rank correlation"].ci[1] < 0
