@@ -103,6 +103,7 @@ def test_the_printed_oks_rewards_wrong_poses_and_the_corrected_one_does_not():
     assert m["oks/As printed/0.2"].value > m["oks/As printed/0.1"].value > m["oks/As printed/0"].value > 1
     assert m["oks/OKS/0"].value == 1 > m["oks/OKS/0.1"].value > m["oks/OKS/0.2"].value
     assert abs(m["oks/OKS/0.1"].value - m["oks/pycocotools/0.1"].value) < 1e-9
+
 def test_the_detector_finds_people_and_their_joints():
     run = read_records(SMOKE/"keypoint_rcnn"/"detector"/"main")[0]
     assert run.metrics["keypoint/AP"].value >= 0.3 and run.metrics["keypoint/AP"].ci[0] > 0.2
@@ -114,6 +115,7 @@ def test_pckh_of_made_predictions_is_the_one_that_their_noise_implies():
     made = [name.removeprefix("known/") for name in m if name.startswith("known/")]
     assert len(made) == 3 and sum(m[f"PCKh/MPII's/{n}"].ci[0] <= m[f"known/{n}"].value <= m[f"PCKh/MPII's/{n}"].ci[1] for n in made) >= 2
     assert all(m[f"moved/without 0.6/{n}"].ci[0] > 5 and m[f"moved/all 16 joints/{n}"].ci[0] > 0.4 for n in made) # a wrong reading moves it by more than the published gain
+
 def detector_part(name): return read_records(SMOKE/"keypoint_rcnn"/name/"main")[0].metrics
 
 def test_proposals_are_better_than_boxes_that_know_nothing():
