@@ -26,6 +26,7 @@ def processes(wildcards): return PROCESSES if job(wildcards).distributed else 1
 def records(wildcards): return [f"outputs/{PROFILE}/{f}/record.json" for f, j in JOBS.items() if j.experiment in job(wildcards).after]
 def tables(wildcards): return TABLES if re.search(r"thesis_lib\b.*\breport\b", Path(job(wildcards).notebook).read_text()) else [] # not of a training run
 
+FIRST = sorted({e for j in JOBS.values() if j.gpu for e in j.after}) # trainings wait for these
 wildcard_constraints: experiment=r"[\w/]+", run=r"[\w.-]+"
 
 onstart: # runs are forks of a process that has imported the libraries: see nbs/42_warm.ipynb
@@ -62,3 +63,9 @@ rule experiment: # papermill writes run.ipynb, which stays if the run fails
         on_gpus {WARM} papermill {input.notebook} {params.folder}/run.ipynb --cwd {params.cwd} -k python3 -y {params.yaml:q} --log-output --no-progress-bar
         mv {params.folder}/run.ipynb {output.notebook}
         """
+
+use rule experiment as experiment_first with:
+    wildcard_constraints: experiment="|".join(FIRST)
+    priority: 1
+
+ruleorder: experiment_first > experiment
