@@ -8,7 +8,7 @@ import contextlib, io
 import numpy as np
 from fastcore.basics import patch
 from .core import DataError
-from .metrics import THRESHOLDS, Evaluation, _curve, _weighted_curve
+from .metrics import THRESHOLDS, Evaluation, precision_curve, weighted_curve
 
 # %% auto #0
 __all__ = ['AREAS', 'BoxEval']
@@ -61,14 +61,14 @@ class BoxEval(Evaluation):
         "AP, AP50, AP75, AP_S, AP_M, AP_L, AR_1, AR_10, AR_100, AR_S, AR_M, AR_L; -1 where there is nobody to find."
         def value(kind, a, thresholds, boxes):
             if not (n := self.positives[a].sum()): return -1.
-            return float(np.mean(np.concatenate([_curve(self.status[a, t][self.rank < boxes], n)[kind] for t in thresholds])))
+            return float(np.mean(np.concatenate([precision_curve(self.status[a, t][self.rank < boxes], n)[kind] for t in thresholds])))
         return {name: value(*what) for name, what in _SUMMARY.items()}
 
 @patch
 def _weighted(self: BoxEval, weights, names): # weights (images b) -> name -> (b)
     def value(kind, a, thresholds, boxes):
         few = self.rank < boxes
-        return np.mean([_weighted_curve(self.status[a, t][few], self.image[few], self.positives[a], weights)[kind] for t in thresholds], axis=0)
+        return np.mean([weighted_curve(self.status[a, t][few], self.image[few], self.positives[a], weights)[kind] for t in thresholds], axis=0)
     return {name: value(*_SUMMARY[name]) for name in names}
 
 @patch

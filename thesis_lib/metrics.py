@@ -18,10 +18,10 @@ from .skeletons import COCO17, H36M17, MPII16
 
 # %% auto #0
 __all__ = ['MAX_DETECTIONS', 'THRESHOLDS', 'AREAS', 'RECALLS', 'PCK_PROTOCOLS', 'oks', 'oks_nms', 'random_results', 'Evaluation',
-           'KeypointEval', 'coco_keypoint_ap', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK',
-           'pck', 'mpii_head_size', 'pckh', 'JointRecall', 'reference_length', 'PCKEval', 'mpjpe', 'procrustes',
-           'p_mpjpe', 'n_mpjpe', 'velocity_error', 'PoseErrors', 'auc_undefined', 'roc_auc', 'ClassEval',
-           'bootstrap_ci', 'seed_interval']
+           'precision_curve', 'KeypointEval', 'coco_keypoint_ap', 'weighted_curve', 'seed_bootstrap',
+           'paired_bootstrap', 'verdict', 'per_joint_ap', 'PCK', 'pck', 'mpii_head_size', 'pckh', 'JointRecall',
+           'reference_length', 'PCKEval', 'mpjpe', 'procrustes', 'p_mpjpe', 'n_mpjpe', 'velocity_error', 'PoseErrors',
+           'auc_undefined', 'roc_auc', 'ClassEval', 'bootstrap_ci', 'seed_interval']
 
 # %% ../nbs/05_metrics.ipynb #4d4eab1a
 def _shapes(**arrays): # name -> (array, expected shape); the first that differs is an error
@@ -276,7 +276,11 @@ _SUMMARY = {# name: (0 precision or 1 recall, area, thresholds)
             "AP": (0, 0, _ALL), "AP50": (0, 0, [0]), "AP75": (0, 0, [5]), "AP_M": (0, 1, _ALL), "AP_L": (0, 2, _ALL),
             "AR": (1, 0, _ALL), "AR50": (1, 0, [0]), "AR75": (1, 0, [5]), "AR_M": (1, 1, _ALL), "AR_L": (1, 2, _ALL)}
 
-def _curve(status, positives): # one area range, one threshold -> precision at the 101 recall values, [final recall]
+def precision_curve(
+    status,   # (d) of detections, best first, at one area range and threshold: 1 found somebody, 0 nobody, -1 does not count
+    positives # people to be found
+) -> tuple: # precision at the `RECALLS`, final recall (1)
+    "COCO's interpolated precision, and the recall reached."
     hit = status[status >= 0] == 1
     tp, fp = np.cumsum(hit).astype(float), np.cumsum(~hit).astype(float)
     precision = np.maximum.accumulate((tp / (fp + tp + np.spacing(1)))[::-1])[::-1]
@@ -305,12 +309,12 @@ class KeypointEval(Evaluation):
     def curve(self, threshold=.5, area="all"): # (101) precision at `RECALLS`
         "Precision-recall curve at one OKS threshold."
         a, t = list(AREAS).index(area), int(np.argmin(abs(THRESHOLDS - threshold)))
-        return _curve(self.status[a, t], self.positives[a].sum())[0]
+        return precision_curve(self.status[a, t], self.positives[a].sum())[0]
 
     def summarize(self) -> dict: # name -> value
         "AP, AP50, AP75, AP_M, AP_L, AR, AR50, AR75, AR_M, AR_L; -1 where there is nobody to find."
         n = self.positives.sum(1)
-        curves = {(a, t): _curve(self.status[a, t], n[a]) for a in range(len(AREAS)) if n[a] for t in _ALL}
+        curves = {(a, t): precision_curve(self.status[a, t], n[a]) for a in range(len(AREAS)) if n[a] for t in _ALL}
         mean = lambda i, a, ts: float(np.mean(np.concatenate([curves[a, t][i] for t in ts]))) if n[a] else -1.
         return {name: mean(*what) for name, what in _SUMMARY.items()}
 
@@ -345,7 +349,13 @@ def coco_keypoint_ap(
     return _pycocotools(gt, results, sigmas)
 
 # %% ../nbs/05_metrics.ipynb #3552709d
-def _weighted_curve(status, image, positives, weights): # weights (images b) -> AP (b) and recall (b) at one area range and threshold
+def weighted_curve(
+    status,    # (d) as of `precision_curve`
+    image,     # (d) image of each detection, its place
+    positives, # (images) people to be found
+    weights    # (images b) how often each image is drawn
+) -> tuple: # AP (b), recall (b)
+    "Mean of `precision_curve` over its recall values, and the recall reached, of many drawings of the images at once."
     hit, image = status[status >= 0] == 1, image[status >= 0]
     run = np.cumsum(np.append(False, hit[:-1] & ~hit[1:])[:len(hit)]) # a new run starts with the first miss after a hit
     shape = (run.max(initial=0) + 1, len(weights))
@@ -359,7 +369,7 @@ def _weighted_curve(status, image, positives, weights): # weights (images b) -> 
 @patch
 def _weighted(self: KeypointEval, weights, names): # weights (images b) -> name -> (b)
     needed = {(a, t) for name in names for _, a, ts in [_SUMMARY[name]] for t in ts}
-    curves = {(a, t): _weighted_curve(self.status[a, t], self.image, self.positives[a], weights) for a, t in needed}
+    curves = {(a, t): weighted_curve(self.status[a, t], self.image, self.positives[a], weights) for a, t in needed}
     return {name: np.mean([curves[a, t][i] for t in ts], axis=0) for name in names for i, a, ts in [_SUMMARY[name]]}
 
 # %% ../nbs/05_metrics.ipynb #78e9ef6b
