@@ -41,7 +41,11 @@ def test_every_run_stays_small(runs):
 def test_every_number_names_its_protocol(runs):
     for r in runs.values():
         for name, m in r.metrics.items():
-            if name.split("/")[0] in ("gt", "detector"): assert m.protocol["boxes"].split(":")[0] == name.split("/")[0] and m.protocol["split"] == "val"
+            if name.split("/")[0] in ("gt", "detector"): assert m.protocol["boxes"] == dict(gt="gt", detector="detector:keypoint_rcnn")[name.split("/")[0]] and m.protocol["split"] == "val"
+
+def test_the_pose_table_has_a_column_under_the_boxes_of_our_detector():
+    table = record("pose2d_table1")
+    assert 0 < table.metrics["detector/AP/base"].value and "Boxes: detector:keypoint_rcnn" in (table.path/"tables"/"table1.html").read_text()
 
 def study(name, run="main"): return read_records(SMOKE/"hourglass"/name/run)[0]
 
