@@ -78,7 +78,10 @@ def test_networks_of_the_dehrnet_study_learn():
     assert min(r.metrics["gt/AP"].value for r in runs.values() if "gt/AP" in r.metrics) >= 0.15
     on_mpii = [r.metrics["gt/pckh@0.5"].value for name, r in runs.items() if name.endswith("_mpii")]
     assert len(on_mpii) == 5 and min(on_mpii) >= 40
-    assert runs["all_seed0"].extra["gates"] and not runs["hrnet_seed0"].extra["gates"]
+    dems, branches = runs["all_seed0"].params["dem"], runs["all_seed0"].params["modules"]
+    gates = sum(int(n) * stage for stage, n in zip((2, 3, 4), branches) if str(stage) in dems) # one for each branch of each module;
+    gates -= 3 * ("4" in dems) # the last module gives one map alone
+    assert {n: r.extra["gates"] for n, r in runs.items() if n in ("all_seed0", "hrnet_seed0", "dysample_seed0")} == {"all_seed0": gates, "hrnet_seed0": 0, "dysample_seed0": 0}
 
 def test_every_addition_to_hrnet_has_a_paired_interval():
     m = dehrnet("ablation").metrics
@@ -88,12 +91,24 @@ def test_every_addition_to_hrnet_has_a_paired_interval():
 
 def test_the_claim_about_small_joints_is_answered():
     ablation = dehrnet("ablation")
-    assert all(ablation.metrics[f"found/contrast/{name}"].ci for name in ("by joint", "by person", "by both"))
-    assert "ankles, wrists and ears" in ablation.notes[2] and re.search(r"is shown|is not shown|is contradicted", ablation.notes[2])
+    margin = 100 * ablation.params["margin"]
+    for name, claim in {"by joint": "ankles, wrists and ears gain more than the other joints", "by person": "the smallest third of persons gains more than the largest"}.items():
+        low, high = ablation.metrics[f"found/contrast/{name}"].ci
+        if -margin <= low and high <= margin: words = "is not shown (equivalent within the margin)"
+        else: words = "is shown:" if low > 0 else "is contradicted" if high < 0 else "is not shown (the interval includes zero)"
+        assert f"That {claim} {words}" in ablation.notes[2]
+    assert ablation.metrics["found/contrast/by both"].ci
+
+def test_single_trainings_get_no_verdict():
+    ablation = dehrnet("ablation")
+    assert re.search(r"bilinear upsampling [^;]*\(one seed\)", ablation.notes[1]) and "DySample less bilinear" in ablation.notes[1] and ablation.notes[1].endswith("(one seed), seeds 0.")
+    assert re.search(r"PCKh@0.5, points: [^;]*\(one seed\)", ablation.notes[0]) and "one seed" not in ablation.notes[2]
+    assert "4 one seed" in dehrnet("choices").notes[0]
 
 def test_open_choices_are_reported_as_a_range():
     choices = dehrnet("choices").metrics
-    assert choices["range"].n == sum(name.startswith("AP-default/choice_") for name in choices) >= 4
+    moved = [0, *(m.value for name, m in choices.items() if name.startswith("AP-default/choice_"))] # the default among them
+    assert choices["range"].n == len(moved) == 5 and abs(choices["range"].value - (max(moved) - min(moved))) < 1e-12
     assert choices["AP-default/seed"].ci and choices["AP-default/hrnet"].ci
 
 def test_blocks_of_dehrnet_are_measured_at_work():

@@ -58,10 +58,16 @@ def _tensor(x, name): # the output of a layer
 def captured(
     model:nn.Module,
     *layers:str, # names, see `find_layer`
+    inputs=False # keep (*inputs, output) of each call
 ): # dict: name -> list of the outputs of the latest pass, one a call of the layer
     "What layers give, while the block lasts; DataError for an unknown layer, or one whose output is not a tensor"
     kept = {name: [] for name in layers}
-    def keep(name): return lambda module, inputs, output: kept[name].append(_tensor(output, name).detach())
+    def keep(name):
+        def hook(module, given, output):
+            given = [x.detach() if isinstance(x, torch.Tensor) else x for x in given]
+            output = _tensor(output, name).detach()
+            kept[name].append((*given, output) if inputs else output)
+        return hook
     def start(*_): [calls.clear() for calls in kept.values()]
     with ExitStack() as stack:
         modules = {name: find_layer(model, name) for name in layers}
