@@ -32,21 +32,23 @@ def pose2d(
     if boxes_file and dataset.endswith("mpii"): raise DataError(f"detector {detector!r}: nobody detected the people of {dataset}; expected 'simulated', or '' for none")
     made = {"people": {}, "people_mpii": dict(skeleton=MPII16)}
     if dataset in made:
-        found = people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
-        if boxes_file: found = replace(found, detections={boxes_file.stem: _on_people(boxes_file, found)})
+        found = whole = people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
+        if boxes_file: found = replace(found, detections={boxes_file.stem: coco.load_detections(boxes_file, found)})
     elif dataset == "mpii": found = _first(mpii.load_mpii(split), n_images)
     else:
         folder = data_root()/"coco" if dataset == "mini" else None
-        found = _first(coco.load_coco(split, folder=folder, boxes_file=boxes_file), n_images)
+        whole = coco.load_coco(split, folder=folder, boxes_file=boxes_file)
+        found = _first(whole, n_images)
+    if boxes_file and (dataset in made or (boxes_file.parent/"record.json").is_file()): _check_run(boxes_file, found, whole) # beside the published file lies none
     if dataset == "mini" and split == "train": found = merge(_first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root()/"lspet")), n_images), found)
     if split == "val" and detector == "simulated": found = replace(found, detections={**found.detections, "simulated": simulated_detector(found, seed=seed)})
     return found
 
-def _on_people(file, made): # boxes from the folder of a run, on people that are made
-    boxes = coco.load_detections(file, made)
-    saw = read_record(file.parent/"record.json").data.get(f"{made.name}/{made.split}", "none")
-    if saw != made.fingerprint: raise DataError(f"{file}: boxes on other people ({made.name}/{made.split} [{saw}]); expected those of [{made.fingerprint}], of equal n_images and seed")
-    return boxes
+def _check_run(file, *sets): # the run in whose folder boxes lie has seen the images of one of these sets
+    name, known = f"{sets[0].name}/{sets[0].split}", dict.fromkeys(s.fingerprint for s in sets)
+    saw = read_record(file.parent/"record.json").data.get(name, "none")
+    if saw not in known: raise DataError(f"{file}: boxes on other people ({name} [{saw}]); expected those of [{'] or ['.join(known)}], of equal n_images and seed")
+
 
 # %% ../nbs/31_sources.ipynb #8fc71537
 def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"

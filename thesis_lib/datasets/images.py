@@ -5,7 +5,9 @@
 # %% ../../nbs/datasets/22_images.ipynb #3549ca07
 from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple
 import numpy as np, torch
 from ..annotations import PoseSet, read_image
@@ -54,6 +56,16 @@ class ImageBatch(NamedTuple):
     targets: list  # dict(boxes (n 4) x1 y1 x2 y2, labels (n) int64 all 1, keypoints (n k 3), image_id)
 
 # %% ../../nbs/datasets/22_images.ipynb #27d35668
+class _Kept:
+    "Decoded images, as many as there is room for; threads and stores share it. Pickled, it begins empty."
+    def __init__(self, room): self.room, self.free, self.images, self.lock = room, room, {}, Lock()
+    def __reduce__(self): return _Kept, (self.room,)
+    def __len__(self): return len(self.images)
+    def get(self, row): return self.images.get(row)
+    def add(self, row, image):
+        with self.lock:
+            if row not in self.images and image.nbytes <= self.free: self.images[row], self.free = image, self.free - image.nbytes
+
 @dataclass
 class ImageStore:
     "Images of a `PoseSet` with all their people, batch by batch."
@@ -66,23 +78,24 @@ class ImageStore:
         for a in self.pose_set.coco["annotations"]: people[a["image_id"]].append(a)
         self.entries, k = self.pose_set.coco["images"], self.pose_set.skeleton.k
         self.targets = [image_target(people[i["id"]], (i["width"], i["height"]), k) for i in self.entries]
-        self.image_id, self._kept, self._free = np.array([i["id"] for i in self.entries]), {}, self.room
+        self.image_id, self._kept = np.array([i["id"] for i in self.entries]), _Kept(self.room)
 
     def __len__(self): return len(self.entries)
     def __repr__(self):
         left_out = sum(t.left_out for t in self.targets)
         return f"ImageStore {self.pose_set.name}/{self.pose_set.split}: {len(self)} images, {sum(len(t.boxes) for t in self.targets)} people, {left_out} crowds and empty boxes left out"
 
-    def to(self, device): # the same images, batches on another device
-        "The same store with its batches on another device."
-        return ImageStore(self.pose_set, torch.device(device), self.room)
+    def to(self, device): # `ImageStore`
+        "The same images and the same memory of them, with batches on another device."
+        other = copy(self); other.device = torch.device(device)
+        return other
 
     def pixels(self, row) -> torch.Tensor: # (3 h w) uint8
         "An image as it is stored; `DataError` if it cannot be read or has another size than annotated."
-        if row in self._kept: return self._kept[row]
+        if (image := self._kept.get(row)) is not None: return image
         entry = self.entries[row]
         image = torch.from_numpy(read_image(self.pose_set.path(entry), (entry["width"], entry["height"])).transpose(2, 0, 1).copy())
-        if image.nbytes <= self._free: self._kept[row], self._free = image, self._free - image.nbytes
+        self._kept.add(row, image)
         return image
 
     def batch(self, rows, *, seed=0, epoch=0,

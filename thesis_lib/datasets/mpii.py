@@ -40,9 +40,11 @@ def _annotations(people, path): # COCO's annotations of all persons, in the orde
     joints = _array(people, "joint_self", (16, 3), path, _JOINTS)
     centre, scale = _array(people, "objpos", (2,), path, "x and y of the person's centre"), _array(people, "scale_provided", (), path, "a number")
     if (bad := np.flatnonzero(scale <= 0)).size:
-        raise DataError(f'{path}: person {bad[0]}: "scale_provided" is {scale[bad[0]]:g}; expected a number above 0: MPII takes it from the head box, so this person has none and no PCKh')
+        raise DataError(f'{path}: person {bad[0]}: "scale_provided" is {scale[bad[0]]:g}; expected a number above 0: MPII takes it from the head box, '
+                        'so this person has none and no PCKh')
     labelled = (joints != 0).any(-1)
-    if (bad := np.flatnonzero(~np.isin(joints[..., 2], (0, 1)).all(1))).size: raise DataError(f'{path}: person {bad[0]}: "joint_self" holds another visibility; expected {_JOINTS}')
+    if (bad := np.flatnonzero(~np.isin(joints[..., 2], (0, 1)).all(1))).size:
+        raise DataError(f'{path}: person {bad[0]}: "joint_self" holds another visibility; expected {_JOINTS}')
     keypoints = np.concatenate([joints[..., :2] - 1, 1 + joints[..., 2:]], -1)*labelled[..., None]
     corner = centre - 1 + np.stack([0*scale, 15*scale], 1) - 100*scale[:, None]
     return [dict(id=i + 1, image_id=int(person["annolist_index"]), category_id=1, iscrowd=0, keypoints=k.round(3).ravel().tolist(), num_keypoints=int(n),
@@ -53,7 +55,9 @@ def _images(people, path): # COCO's images, each once
     found = {}
     for i, person in enumerate(people):
         image = dict(id=int(person["annolist_index"]), file_name=person["img_paths"], width=int(person["img_width"]), height=int(person["img_height"]))
-        if found.setdefault(image["id"], image) != image: raise DataError(f'{path}: person {i}: "annolist_index" {image["id"]} is {image["file_name"]}, and another image before; expected one image a number')
+        if found.setdefault(image["id"], image) != image:
+            raise DataError(f'{path}: person {i}: "annolist_index" {image["id"]} is {image["file_name"]}, and another image before; '
+                            'expected one image a number')
     return list(found.values())
 
 # %% ../../nbs/datasets/21_mpii.ipynb #718fdd01
