@@ -11,10 +11,10 @@ from .core import DataError
 from .metrics import THRESHOLDS, Evaluation, precision_curve, weighted_curve
 
 # %% auto #0
-__all__ = ['AREAS', 'BoxEval']
+__all__ = ['BoxEval', 'coco_box_ap']
 
 # %% ../nbs/29_box_metrics.ipynb #cb43a382
-AREAS = ("all", "small", "medium", "large")
+_AREAS = ("all", "small", "medium", "large")
 _ALL = range(len(THRESHOLDS))
 _SUMMARY = {# name: (0 precision or 1 recall, area, thresholds, boxes an image)
             "AP": (0, 0, _ALL, 100), "AP50": (0, 0, [0], 100), "AP75": (0, 0, [5], 100), "AP_S": (0, 1, _ALL, 100), "AP_M": (0, 2, _ALL, 100), "AP_L": (0, 3, _ALL, 100),
@@ -35,7 +35,7 @@ def _coco_eval(coco, boxes, category): # pycocotools' evaluator after matching; 
 
 def _matches(evaluation): # the cached arrays of a `BoxEval`
     images, n = evaluation.params.imgIds, len(evaluation.params.imgIds)
-    by_area = [evaluation.evalImgs[a*n:(a + 1)*n] for a in range(len(AREAS))]
+    by_area = [evaluation.evalImgs[a*n:(a + 1)*n] for a in range(len(_AREAS))]
     count = np.array([len(e["dtScores"]) if e else 0 for e in by_area[0]])
     score = np.concatenate([e["dtScores"] for e in by_area[0] if e] + [[]])
     order = np.argsort(-score, kind="stable")
@@ -64,6 +64,16 @@ class BoxEval(Evaluation):
             return float(np.mean(np.concatenate([precision_curve(self.status[a, t][self.rank < boxes], n)[kind] for t in thresholds])))
         return {name: value(*what) for name, what in _SUMMARY.items()}
 
+def coco_box_ap(
+    coco,      # annotations in COCO layout
+    boxes,     # [{image_id, category_id, bbox xywh, score}]
+    category=1 # whose boxes count
+) -> dict: # name -> value
+    "The same twelve numbers from pycocotools' own summary; `DataError` for boxes on unknown images."
+    evaluation = _coco_eval(coco, boxes, category)
+    with contextlib.redirect_stdout(io.StringIO()): evaluation.accumulate(); evaluation.summarize()
+    return dict(zip(_SUMMARY, evaluation.stats.tolist()))
+
 @patch
 def _weighted(self: BoxEval, weights, names): # weights (images b) -> name -> (b)
     def value(kind, a, thresholds, boxes):
@@ -74,4 +84,4 @@ def _weighted(self: BoxEval, weights, names): # weights (images b) -> name -> (b
 @patch
 def _about(self: BoxEval, name): # people, unit, protocol
     _, area, _, boxes = _SUMMARY[name]
-    return int(self.positives[area].sum()), "", {"evaluator": "COCO boxes", "area": AREAS[area], "max_detections": boxes}
+    return int(self.positives[area].sum()), "", {"evaluator": "COCO boxes", "area": _AREAS[area], "max_detections": boxes}

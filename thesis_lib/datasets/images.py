@@ -55,7 +55,7 @@ class ImageBatch(NamedTuple):
     images: list   # (3 h w) float32 from 0 to 1 each
     targets: list  # dict(boxes (n 4) x1 y1 x2 y2, labels (n) int64 all 1, keypoints (n k 3), image_id)
 
-# %% ../../nbs/datasets/22_images.ipynb #27d35668
+# %% ../../nbs/datasets/22_images.ipynb #c1a5e004
 class _Kept:
     "Decoded images, as many as there is room for; threads and stores share it. Pickled, it begins empty."
     def __init__(self, room): self.room, self.free, self.images, self.lock = room, room, {}, Lock()
@@ -66,6 +66,7 @@ class _Kept:
         with self.lock:
             if row not in self.images and image.nbytes <= self.free: self.images[row], self.free = image, self.free - image.nbytes
 
+# %% ../../nbs/datasets/22_images.ipynb #27d35668
 @dataclass
 class ImageStore:
     "Images of a `PoseSet` with all their people, batch by batch."
