@@ -468,7 +468,9 @@ def keypoint_targets(
 )->tuple: # index of the true cell (n k), truth values (n k)
     "Cell of each keypoint, and whether it counts: labelled and inside of its RoI; DataError for boxes as in `check_boxes`, another number of them, or NaN"
     boxes, p = check_boxes(boxes), torch.as_tensor(keypoints)
-    if not len(boxes) and not p.numel(): return (torch.zeros(p.shape[:2] if p.dim() == 3 else (0, 0), dtype=t) for t in (torch.long, torch.bool))
+    if not len(boxes) and not p.numel():
+        shape = p.shape[:2] if p.dim() == 3 else (0, 0)
+        return tuple(torch.zeros(shape, dtype=t, device=boxes.device) for t in (torch.long, torch.bool))
     if p.dim() != 3 or p.shape[2] != 3 or len(p) != len(boxes):
         raise DataError(f"keypoints have shape {tuple(p.shape)}: expected ({len(boxes)}, k, 3), one person a box")
     seen = p[..., 2] > 0

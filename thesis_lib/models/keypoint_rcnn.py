@@ -10,6 +10,7 @@ import timm, torch
 from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights, KeypointRCNNHeads, KeypointRCNNPredictor, keypointrcnn_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.resnet import ResNet50_Weights
 from torchvision.ops import FeaturePyramidNetwork
@@ -17,7 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ..core import DataError, load_weights, progress
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'BUILD', 'keypoint_rcnn', 'detector_loss', 'Detections', 'predict', 'recipe', 'from_run']
+__all__ = ['WEIGHTS', 'BUILD', 'keypoint_rcnn', 'detector_loss', 'Detections', 'predict', 'View', 'view', 'recipe', 'from_run']
 
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #38f9b5ef
 WEIGHTS = ("", "imagenet", "COCO_V1", "COCO_LEGACY")
@@ -116,6 +117,23 @@ def predict(
         for target, found in zip(batch.targets, model([image.to(device) for image in batch.images])):
             for whole, part in zip((boxes, keypoints), _results(target["image_id"], found, category, poses)): whole += part
     return Detections(boxes, keypoints)
+
+# %% ../../nbs/models/26_keypoint_rcnn.ipynb #c1a5e002
+class View(NamedTuple):
+    "A batch as the network of a detector sees it."
+    images: ImageList # .tensors (b 3 h w), scaled, normalised and padded; .image_sizes [(h, w)] without padding
+    features: dict    # level of the pyramid -> (b c h w)
+    targets: list     # those of the batch, boxes and keypoints in pixels of the scaled images
+
+@torch.no_grad()
+def view(
+    model: KeypointRCNN, # in evaluation mode
+    batch                # images and targets
+) -> View:
+    "Scaled images and their features, which proposals and heads go on from; `DataError` for an image too narrow to scale."
+    _check_sizes(model, batch)
+    images, targets = model.transform(batch.images, batch.targets)
+    return View(images, model.backbone(images.tensors), targets)
 
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #a2c5297b
 def recipe(
