@@ -113,7 +113,8 @@ def test_open_choices_are_reported_as_a_range():
 
 def test_blocks_of_dehrnet_are_measured_at_work():
     m = dehrnet("figures").metrics
-    assert all(0 <= m[name].value <= 1 for name in m if name.startswith("response/"))
+    responses = [m[name].value for name in m if name.startswith("response/")]
+    assert len(responses) == dehrnet("pose", "all_seed0").extra["gates"] == 6 and all(0 <= v <= 1 for v in responses)
     assert all(m[f"off/difference/{way}"].ci for way in ("gates at their mean over persons", "gates at 0", "DySample reads as bilinear"))
     assert max(m[name].value for name in m if name.startswith("moved/")) > 0.01
 
