@@ -269,13 +269,7 @@ def _protocol(boxes):
     if boxes == "gt" or (isinstance(boxes, str) and boxes.startswith("detector:") and boxes != "detector:"): return boxes
     raise DataError(f'boxes is {boxes!r}, expected "gt" or "detector:<name>"')
 
-# %% ../nbs/05_metrics.ipynb #28a0ce42
-RECALLS = np.linspace(0, 1, 101)
-_ALL = range(len(THRESHOLDS))
-_SUMMARY = {# name: (0 precision or 1 recall, area, thresholds)
-            "AP": (0, 0, _ALL), "AP50": (0, 0, [0]), "AP75": (0, 0, [5]), "AP_M": (0, 1, _ALL), "AP_L": (0, 2, _ALL),
-            "AR": (1, 0, _ALL), "AR50": (1, 0, [0]), "AR75": (1, 0, [5]), "AR_M": (1, 1, _ALL), "AR_L": (1, 2, _ALL)}
-
+# %% ../nbs/05_metrics.ipynb #0049de24
 def precision_curve(
     status,   # (d) of detections, best first, at one area range and threshold: 1 found somebody, 0 nobody, -1 does not count
     positives # people to be found
@@ -286,6 +280,13 @@ def precision_curve(
     precision = np.maximum.accumulate((tp / (fp + tp + np.spacing(1)))[::-1])[::-1]
     recall = tp / positives
     return np.append(precision, 0)[np.searchsorted(recall, RECALLS)], recall[-1:] if len(recall) else np.zeros(1)
+
+# %% ../nbs/05_metrics.ipynb #28a0ce42
+RECALLS = np.linspace(0, 1, 101)
+_ALL = range(len(THRESHOLDS))
+_SUMMARY = {# name: (0 precision or 1 recall, area, thresholds)
+            "AP": (0, 0, _ALL), "AP50": (0, 0, [0]), "AP75": (0, 0, [5]), "AP_M": (0, 1, _ALL), "AP_L": (0, 2, _ALL),
+            "AR": (1, 0, _ALL), "AR50": (1, 0, [0]), "AR75": (1, 0, [5]), "AR_M": (1, 1, _ALL), "AR_L": (1, 2, _ALL)}
 
 class KeypointEval(Evaluation):
     "Matches of one result list, cached: `.summarize()`, `.bootstrap()`, `.save(path)`; `DataError` for input that cannot be scored."
