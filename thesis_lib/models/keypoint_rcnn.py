@@ -5,7 +5,9 @@
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #39fc1b39
 from __future__ import annotations
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import NamedTuple
+from unittest.mock import patch
 import timm, torch
 from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -13,12 +15,13 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNN, KeypointRCN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.resnet import ResNet50_Weights
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, poolers, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ..core import DataError, load_weights, progress
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'BUILD', 'keypoint_rcnn', 'detector_loss', 'Detections', 'predict', 'View', 'view', 'recipe', 'from_run']
+__all__ = ['WEIGHTS', 'BUILD', 'keypoint_rcnn', 'detector_loss', 'Detections', 'predict', 'View', 'view', 'roi_pooling', 'recipe',
+           'from_run']
 
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #38f9b5ef
 WEIGHTS = ("", "imagenet", "COCO_V1", "COCO_LEGACY")
@@ -134,6 +137,28 @@ def view(
     _check_sizes(model, batch)
     images, targets = model.transform(batch.images, batch.targets)
     return View(images, model.backbone(images.tensors), targets)
+
+# %% ../../nbs/models/26_keypoint_rcnn.ipynb #0bafb37c
+def _pooled(maps, rois, output_size, spatial_scale, sampling_ratio): return roi_pool(maps, rois, output_size, spatial_scale)
+
+class _Pooling(nn.Module): # torchvision's pooler over the levels of the pyramid, rounding
+    def __init__(self, pooler): super().__init__(); self.pooler = pooler
+    def forward(self, *inputs):
+        with patch.object(poolers, "roi_align", _pooled): return self.pooler(*inputs)
+
+@contextmanager
+def roi_pooling(
+    model: KeypointRCNN,
+    *heads # "box", "keypoint": which of them pool
+):
+    "RoI pooling in place of RoI align while the block lasts, weights unchanged; `DataError` for a head that does not exist."
+    if unknown := {*heads} - {"box", "keypoint"}: raise DataError(f"heads: {min(unknown)!r} is unknown; expected 'box' or 'keypoint'")
+    own = {f"{head}_roi_pool": getattr(model.roi_heads, f"{head}_roi_pool") for head in heads}
+    try:
+        for name, pooler in own.items(): setattr(model.roi_heads, name, _Pooling(pooler))
+        yield model
+    finally:
+        for name, pooler in own.items(): setattr(model.roi_heads, name, pooler)
 
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #a2c5297b
 def recipe(
