@@ -6,391 +6,15 @@
 from __future__ import annotations
 import json
 from pathlib import Path
-from typing import NamedTuple
 import cv2, numpy as np
-from fastcore.basics import patch
 from ..annotations import PoseSet, check_coco, load_json
 from ..core import DataError, content_hash, data_dir, locked, progress, source_hash, whole_folder
+from ..mannequins import Canvas, annotate, articulate, draw_thing, paint_background, sample_body, sample_colour, sample_pose, shade
 from ..metrics import mpii_head_size
 from ..skeletons import COCO17, MPII16
 
 # %% auto #0
-__all__ = ['SPLITS', 'Part', 'Canvas', 'sample_body', 'sample_pose', 'articulate', 'paint_background', 'shade', 'annotate',
-           'render_people', 'make_people']
-
-# %% ../../nbs/datasets/10_people.ipynb #d4634f5e
-_AXES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
-
-def _turn(axis, angle): # right-handed rotation by `angle` radians -> (3 3)
-    i, j = _AXES[axis]
-    m = np.eye(3)
-    m[i, i] = m[j, j] = np.cos(angle)
-    m[j, i] = np.sin(angle)
-    m[i, j] = -m[j, i]
-    return m
-
-def _at(frame, x, y, z): return frame @ np.array([x, y, z]) # a point of a body part
-
-# %% ../../nbs/datasets/10_people.ipynb #fd8361f5
-class Part(NamedTuple):
-    "A round cone: two end points, their radii, colours, and an optional stretch along the axes of a frame."
-    a: np.ndarray           # (3,)
-    b: np.ndarray           # (3,)
-    ra: float               # radius at `a`
-    rb: float               # radius at `b`
-    colour: np.ndarray      # (3,) RGB 0..255
-    frame: np.ndarray | None = None # (3 3) axes as columns
-    stretch: tuple = (1, 1, 1)      # along the axes of `frame`
-    second: np.ndarray | None = None # second colour, from `cut` on and in `stripes`
-    cut: float = 9.         # share of the axis where the second colour begins
-    stripes: float = 0.     # stripes along the axis
-
-    def placed(self, scale, offset): # -> Part in pixels
-        return self._replace(a=self.a*scale + offset, b=self.b*scale + offset, ra=self.ra*scale, rb=self.rb*scale)
-
-def _shear(part): # -> (3 3) map from coordinates in which the part is round: the third of them is depth only; rows of its stretch
-    stretch = part.frame @ np.diag(part.stretch) @ part.frame.T
-    view = np.linalg.solve(stretch, [0, 0, 1])
-    view /= np.linalg.norm(view)
-    side = np.cross(view, [0, 1, 0] if abs(view[1]) < .9 else [1, 0, 0])
-    side /= np.linalg.norm(side)
-    return stretch @ np.stack([side, np.cross(view, side), view], 1), np.linalg.norm(stretch[:2], axis=1)
-
-# %% ../../nbs/datasets/10_people.ipynb #e73b403f
-def _surface(x, y, axis, ra, rb): # pixels relative to end `a`, axis to end `b` -> hit, share of the axis, depth above `a`, normal (3 h w)
-    dx, dy, dz, dr = *axis.astype(np.float32), np.float32(rb - ra)
-    length = max(dx*dx + dy*dy - dr*dr, np.float32(1e-4)*(ra + rb)**2)
-    h, c = x*dx + y*dy + np.float32(ra)*dr, np.float32(ra*ra) - x*x - y*y # Q(t) = c + 2 h t - length t^2
-    slope = dz/np.sqrt(length)
-    t = h/length + np.sqrt(np.maximum(c + h*h/length, 0))*(slope/np.sqrt(1 + slope*slope)/np.sqrt(length))
-    np.clip(t, 0, 1, out=t)
-    q = c + t*(2*h - length*t)
-    rise, r = np.sqrt(np.maximum(q, 0)), 1/(np.float32(ra) + dr*t)
-    return q > 0, t, rise + t*dz, ((x - t*dx)*r, (y - t*dy)*r, rise*r)
-
-# %% ../../nbs/datasets/10_people.ipynb #7f37bdd9
-class Canvas:
-    "Depth, normal, owner and surface colour of every pixel; what is nearer hides what is farther."
-    def __init__(self, size): # (w, h)
-        self.size, (w, h) = size, size
-        self.depth, self.part, self.share = np.full((h, w), -1e9, np.float32), np.zeros((h, w), np.int16), np.zeros((h, w), np.float32)
-        self.normal, self.parts, self.owners = np.zeros((3, h, w), np.float32), [None], [0]
-
-    def window(self, low, high): # corners in pixels -> slices (rows, columns), None if outside
-        (x0, y0), (x1, y1) = np.maximum(np.floor(low), 0).astype(int), np.minimum(np.ceil(high).astype(int) + 1, self.size)
-        return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
-
-    def write(self, window, hit, depth, share, normal, part, owner): # where nearer than what is there
-        hit = hit & (depth > self.depth[window])
-        if not hit.any(): return
-        self.parts.append(part); self.owners.append(owner)
-        for buffer, value in zip((self.depth, self.share, *self.normal), (depth, share, *normal)): np.copyto(buffer[window], value, where=hit)
-        self.part[window][hit] = len(self.parts) - 1
-
-@patch
-def draw(self: Canvas, part: Part, owner=0): # owner: 0 a thing, 1.. people
-    "Draw a round cone given in pixels."
-    to_round, reach = (np.eye(3), np.ones(2)) if part.frame is None else _shear(part)
-    ends, radii = np.stack([part.a, part.b])[:, :2], np.array([[part.ra], [part.rb]])*reach
-    window = self.window((ends - radii).min(0), (ends + radii).max(0))
-    if window is None: return
-    y, x = (np.arange(s.start, s.stop, dtype=np.float32) - np.float32(c) for s, c in zip(window, part.a[1::-1]))
-    x, y = x[None], y[:, None]
-    back = np.linalg.inv(to_round).astype(np.float32)
-    if part.frame is not None: x, y = back[0, 0]*x + back[0, 1]*y, back[1, 0]*x + back[1, 1]*y
-    hit, share, depth, normal = _surface(x, y, back @ (part.b - part.a), part.ra, part.rb)
-    if part.frame is not None:
-        m = to_round.astype(np.float32)
-        depth = depth*m[2, 2] + m[2, 0]*x + m[2, 1]*y
-        normal = np.tensordot(back.T, np.stack(normal), 1)
-        normal /= np.sqrt((normal**2).sum(0)) + np.float32(1e-9)
-    self.write(window, hit, depth + np.float32(part.a[2]), share, normal, part, owner)
-
-# %% ../../nbs/datasets/10_people.ipynb #e2f3f311
-_SKIN = [(255, 224, 196), (241, 194, 160), (224, 172, 125), (198, 134, 90), (141, 85, 52), (98, 64, 44)]
-_HAIR = [(34, 28, 26), (62, 42, 30), (110, 74, 44), (196, 158, 98), (150, 66, 34), (168, 166, 162)]
-_CLOTH = [(236, 234, 228), (40, 42, 48), (128, 132, 138), (34, 52, 92), (176, 44, 48), (112, 32, 50), (40, 92, 64), (36, 128, 128), (214, 168, 56), (222, 116, 52),
-          (226, 140, 160), (150, 122, 182), (116, 170, 214), (62, 92, 138), (158, 182, 92), (96, 74, 60)]
-_TROUSERS = [(52, 72, 112), (30, 38, 62), (38, 38, 42), (176, 156, 120), (116, 120, 126), (92, 96, 62), (92, 70, 54), (206, 202, 192), (104, 36, 48), (86, 118, 154)]
-
-def _pick(rng, colours, jitter=.08): # one of the colours, slightly changed -> (3,) RGB
-    return np.clip(np.array(colours[rng.integers(len(colours))])*rng.normal(1, jitter, 3).clip(.8, 1.2), 0, 255)
-
-def sample_body(rng) -> dict: # rng: numpy Generator; lengths in shares of the height, colours RGB
-    "Proportions, hair and clothes of one person."
-    near = lambda mean, sd: mean*float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
-    limb = near(1, .04)
-    lengths = dict(girth=near(1.12, .09), thigh=near(.235, .03)*limb, shin=near(.235, .03)*limb, upper=near(.165, .04)*limb, fore=near(.14, .04)*limb,
-                   torso=near(.29, .05), shoulder=near(.112, .06), hip=near(.062, .07), head=near(1.15, .05))
-    colours = dict(skin=_pick(rng, _SKIN, .03), hair=_pick(rng, _HAIR), shirt=_pick(rng, _CLOTH), trim=_pick(rng, _CLOTH), trousers=_pick(rng, _TROUSERS), shoes=_pick(rng, _CLOTH))
-    style = dict(hairstyle=str(rng.choice(["short", "long", "cap", "bun", "bald"], p=[.42, .25, .13, .12, .08])), sleeve=float(rng.choice([0, .6, 2], p=[.12, .45, .43])),
-                 leg=float(rng.choice([.6, 2], p=[.25, .75])), stripes=float(rng.choice([0, 7], p=[.75, .25])), logo=bool(rng.random() < .5), pack=bool(rng.random() < .1))
-    return lengths | colours | style
-
-# %% ../../nbs/datasets/10_people.ipynb #51af3147
-#             share  hip flexion a, b       spread   knee flexion a, b     lean of the torso
-_LEGS = dict(
-    stand    = (.38, (-3, 8),    (-6, 4),   (1, 8),  (0, 12),   (0, 12),   (-5, 8)),
-    straddle = (.12, (-3, 10),   (-3, 10),  (14, 30), (0, 20),  (0, 20),   (-5, 12)),
-    walk     = (.16, (12, 38),   (-28, -4), (0, 6),  (0, 25),   (5, 45),   (-3, 10)),
-    run      = (.06, (40, 85),   (-32, -5), (0, 8),  (45, 105), (15, 95),  (2, 24)),
-    sit      = (.11, (72, 95),   (72, 95),  (2, 22), (62, 98),  (62, 98),  (-12, 18)),
-    squat    = (.04, (75, 110),  (75, 110), (8, 32), (80, 125), (80, 125), (12, 40)),
-    lunge    = (.06, (58, 92),   (-28, -5), (0, 10), (55, 98),  (15, 70),  (-5, 15)),
-    kick     = (.04, (45, 100),  (-8, 5),   (0, 25), (0, 45),   (0, 15),   (-18, 5)),
-    bow      = (.03, (0, 10),    (0, 10),   (1, 12), (0, 15),   (0, 15),   (25, 65)))
-#             share  flexion     abduction  inward   elbow flexion
-_ARMS = dict(
-    down     = (.34, (-12, 14),  (4, 16),   (-5, 20), (0, 25)),
-    up       = (.13, (-15, 20),  (135, 172), (-15, 15), (0, 55)),
-    side     = (.12, (-10, 12),  (60, 108), (-15, 15), (0, 35)),
-    front    = (.09, (55, 105),  (-3, 25),  (-15, 15), (0, 45)),
-    hips     = (.12, (-28, -14), (32, 46),  (62, 84), (86, 108)),
-    bent     = (.13, (-10, 45),  (5, 30),   (-10, 60), (65, 125)),
-    free     = (.07, (-40, 110), (0, 140),  (-40, 60), (0, 125)))
-_VIEWS = dict(front=(.58, 0), back=(.14, 180), left=(.14, 80), right=(.14, -80)) # share, yaw in degrees
-
-def _draw(rng, table): # a name of the table, by share
-    shares = np.array([row[0] for row in table.values()])
-    return list(table)[rng.choice(len(table), p=shares/shares.sum())]
-
-# %% ../../nbs/datasets/10_people.ipynb #87cad929
-def sample_pose(
-    rng,       # numpy Generator
-    variety=1. # 0: everybody stands and faces the viewer, 1: all postures and views
-) -> dict: # joint angles in radians
-    "Posture, view and small deviations of one person."
-    u, n = lambda bounds: np.deg2rad(rng.uniform(*bounds)), lambda sd: np.deg2rad(np.clip(rng.normal(0, sd), -2*sd, 2*sd))
-    lively = rng.random() < variety
-    legs, view, arms = (_draw(rng, _LEGS), _draw(rng, _VIEWS), _draw(rng, _ARMS)) if lively else ("stand", "front", "down")
-    _, flex_a, flex_b, spread, knee_a, knee_b, lean = _LEGS[legs]
-    pose = dict(legs=legs, view=view, lean=u(lean), bend=n(6), side=n(5), twist=n(10),
-                yaw=np.deg2rad(_VIEWS[view][1]) + n(22), pitch=u((-3, 14)), roll=n(4), nod=n(9), look=n(18), tilt=n(6))
-    if lively and rng.random() < .02: pose.update(roll=rng.choice([-1, 1])*u((75, 105)), legs="lie")
-    sides = ("left", "right") if rng.random() < .5 else ("right", "left")
-    for side, flex, knee in zip(sides, (flex_a, flex_b), (knee_a, knee_b)):
-        pose["leg", side] = (u(flex), u(spread), u((-2, 20)), u(knee), n(7))
-        posture = arms if not lively or rng.random() < .65 else _draw(rng, _ARMS)
-        pose["arm", side] = tuple(u(bounds) for bounds in _ARMS[posture][1:])
-    return pose
-
-# %% ../../nbs/datasets/10_people.ipynb #f56f1238
-def _torso(body, pelvis, chest): # frames -> (parts, base of the neck); the pelvis is the origin
-    g, rise = body["girth"], body["torso"]*.3
-    waist = _at(pelvis, 0, rise, 0)
-    neck = waist + _at(chest, 0, body["torso"] - rise, 0)
-    shirt = dict(second=body["trim"], stripes=body["stripes"])
-    parts = [Part(_at(pelvis, 0, -.02, 0), waist - _at(pelvis, 0, .03, 0), .073*g, .067*g, body["trousers"], pelvis, (1.28, 1, .88)),
-             Part(waist - _at(chest, 0, .03, 0), neck - _at(chest, 0, .078, 0), .0715*g, .079*g, body["shirt"], chest, (1.26, 1, .84), **shirt),
-             Part(neck + _at(chest, -.04, -.03, -.004), neck + _at(chest, .04, -.03, -.004), .037*g, .037*g, body["shirt"], chest, (1, .8, 1))]
-    if body["logo"]:
-        spot = neck + _at(chest, 0, -.115, .068*g)
-        parts.append(Part(spot - _at(chest, .012, 0, 0), spot + _at(chest, .012, 0, 0), .025, .025, body["trim"], chest, (1, 1, .35)))
-    if body["pack"]: parts.append(Part(waist + _at(chest, 0, .02, -.085*g), neck + _at(chest, 0, -.06, -.09*g), .06, .052, body["trim"], chest, (1.3, 1, .6)))
-    return parts, neck
-
-# %% ../../nbs/datasets/10_people.ipynb #efb611e8
-def _head(body, frame, neck): # -> parts, joints
-    k, skin, hair = body["head"], body["skin"], body["hair"]
-    skull = neck + _at(frame, 0, .098*k, .012)
-    spot = lambda x, y, z: skull + _at(frame, x*k, y*k, z*k)
-    ball = lambda p, r, colour, *stretch: Part(p, p, r*k, r*k, colour, frame if stretch else None, stretch or (1, 1, 1))
-    parts = [Part(neck + _at(frame, 0, -.03, -.005), spot(0, -.03, -.008), .036*body["girth"], .031*k, skin),
-             Part(spot(0, .018, -.004), spot(0, -.032, .012), .06*k, .045*k, skin, frame, (.94, 1, 1.08)),
-             Part(spot(-.012, -.043, .05), spot(.012, -.043, .05), .0055*k, .0055*k, np.array([150., 62, 62])),
-             Part(spot(0, .008, .056), spot(0, -.014, .068), .007*k, .012*k, skin*.96)]
-    joints = dict(nose=spot(0, -.014, .078), upper_neck=spot(0, -.077, .006), head_top=spot(0, .078, -.006))
-    for side, x in (("left", 1), ("right", -1)):
-        parts += [ball(spot(.023*x, .008, .053), .0125, np.full(3, 245.), 1.1, .8, .8), ball(spot(.023*x, .008, .0595), .008, np.array([30., 24, 24])),
-                  Part(spot(.012*x, .028, .055), spot(.034*x, .026, .052), .0042*k, .0042*k, hair*.8), ball(spot(.06*x, -.002, -.004), .018, skin*.93, .5, 1.1, .8)]
-        joints |= {f"{side}_eye": spot(.023*x, .008, .066), f"{side}_ear": spot(.067*x, -.002, -.004)}
-    return parts + _hair(body, frame, spot), joints
-
-def _hair(body, frame, spot): # spot: point of the head in units of its size
-    k, style, colour = body["head"], body["hairstyle"], body["trim"] if body["hairstyle"] == "cap" else body["hair"]
-    if style == "bald": return []
-    parts = [Part(spot(0, .034, -.016), spot(0, .008, -.03), .061*k, .05*k, colour, frame, (1.01, 1, 1.05))]
-    if style == "long": parts.append(Part(spot(0, 0, -.034), spot(0, -.1, -.044), .05*k, .034*k, colour, frame, (1.25, 1, .7)))
-    if style == "bun": parts.append(Part(spot(0, .07, -.05), spot(0, .07, -.05), .028*k, .028*k, colour))
-    if style == "cap": parts.append(Part(spot(0, .038, .05), spot(0, .034, .088), .04*k, .036*k, colour, frame, (1.2, .25, 1)))
-    return parts
-
-# %% ../../nbs/datasets/10_people.ipynb #6acebe33
-def _arm(body, chest, neck, side, angles): # angles: flexion, abduction, inward turn, elbow -> parts, joints
-    x, g, skin, sleeve = 1 if side == "left" else -1, body["girth"], body["skin"], body["sleeve"]
-    flexion, abduction, inward, elbow_flexion = angles
-    raised = max(0., abduction - np.pi/3)/2.1 # the collarbone follows a raised arm
-    shoulder = neck + _at(chest, x*(body["shoulder"] - .012*raised), .035*raised - .045, -.004)
-    upper = chest @ _turn("x", -flexion) @ _turn("z", x*abduction) @ _turn("y", -x*inward)
-    elbow = shoulder + _at(upper, 0, -body["upper"], 0)
-    fore = upper @ _turn("x", -elbow_flexion)
-    wrist = elbow + _at(fore, 0, -body["fore"], 0)
-    parts = [Part(shoulder, elbow, .044*g, .034*g, body["shirt"] if sleeve else skin, second=skin, cut=sleeve if sleeve else 9.),
-             Part(shoulder - _at(chest, x*.03, .006, 0), shoulder, .047*g, .046*g, body["shirt"]),
-             Part(elbow, wrist, .033*g, .0235*g, body["shirt"] if sleeve > 1 else skin),
-             Part(wrist + _at(fore, 0, -.012, 0), wrist + _at(fore, 0, -.052, .004), .022, .02, skin, fore, (.62, 1, 1.05)),
-             Part(wrist + _at(fore, 0, -.012, .01), wrist + _at(fore, -x*.004, -.036, .029), .0095, .0085, skin)]
-    return parts, {f"{side}_shoulder": shoulder, f"{side}_elbow": elbow, f"{side}_wrist": wrist}
-
-def _leg(body, pelvis, side, angles): # angles: flexion, abduction, outward turn, knee, foot -> parts, joints
-    x, g, cloth = 1 if side == "left" else -1, body["girth"], body["trousers"]
-    flexion, abduction, outward, knee_flexion, step = angles
-    hip = _at(pelvis, x*body["hip"], -.01, 0)
-    thigh = pelvis @ _turn("x", -flexion) @ _turn("z", x*abduction) @ _turn("y", x*outward)
-    knee = hip + _at(thigh, 0, -body["thigh"], 0)
-    shin = thigh @ _turn("x", knee_flexion)
-    ankle = knee + _at(shin, 0, -body["shin"], 0)
-    foot = shin @ _turn("x", step)
-    bare = body["leg"] < 1
-    parts = [Part(hip, knee, .064*g, .046*g, cloth, second=body["skin"], cut=body["leg"]),
-             Part(knee, ankle, .045*g, .03*g, body["skin"] if bare else cloth),
-             Part(ankle + _at(foot, 0, -.024, -.014), ankle + _at(foot, x*.008, -.032, .088), .031, .026, body["shoes"], foot, (1, .85, 1))]
-    return parts, {f"{side}_hip": _at(pelvis, x*(body["hip"] + .012), 0, 0), f"{side}_knee": knee, f"{side}_ankle": ankle}
-
-# %% ../../nbs/datasets/10_people.ipynb #88f3f5aa
-_JOINTS = (*COCO17.joints, "pelvis", "thorax", "upper_neck", "head_top") # of a body: those of COCO, then those that only MPII has
-
-def articulate(
-    body: dict, # from `sample_body`
-    pose: dict  # from `sample_pose`
-) -> tuple: # list of Parts, joints (21 3); image axes, in units of the person's height, pelvis at the origin
-    "Pose a body: its parts, its COCO joints in three dimensions, and after them the four of MPII that COCO lacks."
-    camera = _turn("z", pose["roll"]) @ _turn("x", pose["pitch"]) @ _turn("y", pose["yaw"])
-    pelvis = camera @ _turn("x", pose["lean"]*.3)
-    chest = camera @ _turn("x", pose["lean"] + pose["bend"]) @ _turn("y", pose["twist"]) @ _turn("z", pose["side"])
-    head = chest @ _turn("x", pose["nod"] - .4*pose["lean"]) @ _turn("y", pose["look"]) @ _turn("z", pose["tilt"])
-    parts, neck = _torso(body, pelvis, chest)
-    regions = [_head(body, head, neck)] + [limb for s in ("left", "right") for limb in (_arm(body, chest, neck, s, pose["arm", s]), _leg(body, camera, s, pose["leg", s]))]
-    joints = {"pelvis": np.zeros(3), "thorax": neck}
-    for more, named in regions: parts += more; joints |= named
-    down = np.diag([1., -1, 1])
-    parts = [p._replace(a=down @ p.a, b=down @ p.b, frame=None if p.frame is None else down @ p.frame) for p in parts]
-    return parts, np.stack([down @ joints[name] for name in _JOINTS])
-
-# %% ../../nbs/datasets/10_people.ipynb #0d6bd215
-def _hsv(rng, saturation, value, hue=(0, 180)): # ranges 0..1, hue in half degrees -> (3,) RGB
-    pixel = np.array([[[rng.uniform(*hue), 255*rng.uniform(*saturation), 255*rng.uniform(*value)]]], np.uint8)
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
-
-def _grain(rng, size, cell): # smooth noise around 0, (h w)
-    w, h = size
-    return cv2.resize(rng.random((h//cell + 2, w//cell + 2), dtype=np.float32), (w, h), interpolation=cv2.INTER_LINEAR) - .5
-
-def _pattern(rng, image, strength): # bricks, boards, stripes or nothing, in place
-    h, w = image.shape[:2]
-    if not h: return
-    kind, s, y, x = rng.integers(4), int(rng.integers(9, 28)), np.arange(h, dtype=np.float32)[:, None], np.arange(w, dtype=np.float32)[None]
-    if kind == 0: mask = (y % s < 1.5) | ((x + (y//s) % 2*s) % (2*s) < 1.5)
-    elif kind == 1: mask = ((x + rng.uniform(-.5, .5)*y)//s) % 2 < 1
-    elif kind == 2: mask = (y % s < 1.2) | ((x + y//s*37) % 90 < 1.2)
-    else: return
-    image[mask] *= 1 - strength
-
-# %% ../../nbs/datasets/10_people.ipynb #0afa1609
-def paint_background(
-    rng, # numpy Generator
-    size # (w, h)
-) -> tuple: # (h w 3) float32 RGB, row of the horizon
-    "A wall or sky over a floor or field, with windows and pictures or hills."
-    w, h = size
-    horizon, outdoors = int(h*rng.uniform(.45, .72)), rng.random() < .35
-    image = np.empty((h, w, 3), np.float32)
-    image[:horizon] = _hsv(rng, (.15, .45), (.75, .98), (95, 115)) if outdoors else _hsv(rng, (.04, .32), (.5, .95))
-    image[horizon:] = _hsv(rng, (.25, .55), (.4, .75), (18, 55)) if outdoors else _hsv(rng, (.05, .45), (.3, .75), (5, 30))
-    if not outdoors: _pattern(rng, image[:horizon], .12); _pattern(rng, image[horizon:], .16)
-    for _ in range(rng.integers(1, 6)):
-        x, y, wide, high, colour = rng.integers(w), rng.integers(horizon), rng.integers(w//14, w//4), rng.integers(h//12, h//3), _hsv(rng, (.05, .55), (.25, .95))
-        if outdoors: cv2.ellipse(image[:horizon], (int(x), horizon), (int(wide), int(high)), 0, 180, 360, _hsv(rng, (.2, .5), (.3, .7), (25, 75)).tolist(), -1)
-        else:
-            cv2.rectangle(image[:horizon], (int(x), int(y)), (int(x + wide), int(y + high)), colour.tolist(), -1)
-            cv2.rectangle(image[:horizon], (int(x), int(y)), (int(x + wide), int(y + high)), (colour*.55).tolist(), int(rng.integers(1, 4)))
-    light = 1 + rng.uniform(-.15, .15)*np.linspace(-1, 1, w, dtype=np.float32)[None] + rng.uniform(0, .15)*np.linspace(-1, 1, h, dtype=np.float32)[:, None]
-    image *= (light + .1*_grain(rng, size, 40) + .12*_grain(rng, size, 3))[..., None]
-    return image, horizon
-
-# %% ../../nbs/datasets/10_people.ipynb #a69cc603
-@patch
-def box(self: Canvas, x, y, wide, high, depth, colour, side=.25): # x, y: lower left front corner
-    "Draw a crate: front, top and one side, each a flat face."
-    dx, dy = side*wide, -abs(side)*min(wide, high)*.6
-    x1, y1 = x + wide, y - high
-    front, top = [(x, y), (x1, y), (x1, y1), (x, y1)], [(x, y1), (x1, y1), (x1 + dx, y1 + dy), (x + dx, y1 + dy)]
-    edge = x1 if dx > 0 else x
-    flank = [(edge, y), (edge + dx, y + dy), (edge + dx, y1 + dy), (edge, y1)]
-    for corners, normal in ((front, (0, 0, 1)), (top, (0, -.9, .44)), (flank, (np.sign(dx)*.9, 0, .44))):
-        corners = np.array(corners)
-        if (window := self.window(corners.min(0), corners.max(0))) is None: continue
-        hit = np.zeros(self.depth[window].shape, np.uint8)
-        cv2.fillConvexPoly(hit, np.round(corners - [window[1].start, window[0].start]).astype(np.int32), 1)
-        self.write(window, hit > 0, np.full(hit.shape, depth, np.float32), np.float32(0), normal, Part(None, None, 0, 0, colour), 0)
-
-def _thing(rng, canvas, x, floor, scale, depth): # something on the floor at (x, floor), about `scale` pixels
-    colour, up = _hsv(rng, (.15, .75), (.25, .9)), lambda dx, dy: np.array([x + dx*scale, floor - dy*scale, depth])
-    kind = rng.choice(["ball", "crate", "lamp", "plant", "cushion"], p=[.2, .35, .15, .2, .1])
-    if kind == "ball": r = scale*rng.uniform(.2, .35); canvas.draw(Part(up(0, 0) - [0, r, 0], up(0, 0) - [0, r, 0], r, r, colour, second=colour*.6, stripes=3.))
-    if kind == "crate": canvas.box(x, floor, scale*rng.uniform(.5, 1.3), scale*rng.uniform(.3, .9), depth, colour, rng.choice([-1, 1])*rng.uniform(.15, .35))
-    if kind == "lamp": parts = [Part(up(0, .02), up(0, 1.5), .03*scale, .03*scale, np.full(3, 70.)), Part(up(0, 1.4), up(0, 1.65), .28*scale, .17*scale, colour),
-                                Part(up(-.15, .02), up(.15, .02), .05*scale, .05*scale, np.full(3, 70.))]
-    def leaf(a): return Part(up(0, .4), up(a, rng.uniform(.7, 1.2)), .05*scale, .09*scale, _hsv(rng, (.4, .7), (.25, .65), (35, 70)))
-    if kind == "plant": parts = [Part(up(0, .12), up(0, .35), .14*scale, .19*scale, colour), *(leaf(a) for a in np.linspace(-.45, .45, 6))]
-    if kind == "cushion": parts = [Part(up(-.2, .2), up(.2, .2), .22*scale, .22*scale, colour, _turn("z", rng.uniform(-.4, .4)), (1.1, .8, .6))]
-    if kind in ("lamp", "plant", "cushion"):
-        for part in parts: canvas.draw(part)
-
-# %% ../../nbs/datasets/10_people.ipynb #cb4d491e
-def shade(
-    canvas: Canvas,
-    background, # (h w 3) float32 RGB
-    rng         # numpy Generator
-) -> np.ndarray: # (h w 3) uint8 RGB
-    "The picture on a canvas."
-    hit = canvas.part > 0
-    part, share = canvas.part[hit], canvas.share[hit]
-    table = lambda values: np.array([values(p) for p in [canvas.parts[1]] + canvas.parts[1:]], np.float32)[part]
-    cut, stripes = table(lambda p: p.cut), table(lambda p: p.stripes)
-    second = (share > cut) | ((stripes > 0) & (share*stripes % 1 > .5))
-    colour = np.where(second[:, None], table(lambda p: p.colour if p.second is None else p.second), table(lambda p: p.colour))
-    light, ambient, normal = np.array([rng.uniform(-.7, .7), -rng.uniform(.3, .9), rng.uniform(.5, 1)]), rng.uniform(.45, .62), canvas.normal[:, hit]
-    lambert = np.maximum((light/np.linalg.norm(light)).astype(np.float32) @ normal, 0)
-    bright = (ambient + (1.08 - ambient)*lambert)*(.72 + .28*np.clip(normal[2]*2.2, 0, 1))*(1 + .1*_grain(rng, canvas.size, 2)[hit])
-    image = background.copy()
-    image[hit] = colour*bright[:, None]
-    image = image*rng.uniform(.85, 1.1) + rng.uniform(-8, 12)
-    image += rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]*rng.uniform(.5, 4)
-    image = np.clip(image, 0, 255).astype(np.uint8)
-    ids, around = canvas.part.astype(np.uint16), np.ones((3, 3), np.uint8)
-    outline = cv2.dilate(ids, around) != cv2.erode(ids, around)
-    image[outline] = cv2.GaussianBlur(image, (3, 3), .8)[outline]
-    return image
-
-# %% ../../nbs/datasets/10_people.ipynb #fe07c3d0
-_FLESH = np.array([.02]*5 + [.06]*2 + [.045]*2 + [.04]*2 + [.1]*2 + [.06]*2 + [.045]*2 + [.1, .08, .06, .06]) # from a joint to the skin, in body heights
-_MPII = [_JOINTS.index(j) for j in MPII16.joints]
-
-def _head_box(joints): # (21 3) -> x1 y1 x2 y2 of a capsule from the upper neck to the top of the head
-    neck, top = joints[_JOINTS.index("upper_neck")], joints[_JOINTS.index("head_top")]
-    centres, radius = np.array([.64*neck + .36*top, .36*neck + .64*top])[:, :2], .36*np.linalg.norm(top - neck)
-    return [*(centres.min(0) - radius), *(centres.max(0) + radius)]
-
-def annotate(
-    canvas: Canvas,
-    people # list of (height in pixels, joints (21 3) in pixels); person i was drawn with owner i + 1
-) -> list: # of dicts bbox, area, keypoints (17 3), num_keypoints; mpii_keypoints (16 3), head_box (4)
-    "What COCO, and what MPII, would say about the people on a canvas."
-    (w, h), owner, found = canvas.size, np.array(canvas.owners)[canvas.part], []
-    for i, (height, joints) in enumerate(people):
-        mask = owner == i + 1
-        if (area := int(mask.sum())) < 64: continue
-        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-        x, y = np.round(joints[:, :2]).astype(int).T
-        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        nearer = canvas.depth[y.clip(0, h - 1), x.clip(0, w - 1)] - joints[:, 2]
-        keypoints = np.column_stack([joints[:, :2], np.where(nearer <= _FLESH*height, 2, 1)])*inside[:, None]
-        if (keypoints[:17, 2] == 2).sum() < 3: keypoints[:] = 0
-        box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-        coco, mpii = keypoints[:17], keypoints[_MPII]
-        found.append(dict(bbox=[int(v) for v in box], area=area, keypoints=coco, num_keypoints=int((coco[:, 2] > 0).sum()), mpii_keypoints=mpii, head_box=_head_box(joints)))
-    return found
+__all__ = ['SPLITS', 'render_people', 'make_people']
 
 # %% ../../nbs/datasets/10_people.ipynb #71d13433
 def _place(rng, size, low, high, horizon, nearness, taken): # extent of the body in pixels -> shift (2,)
@@ -414,7 +38,7 @@ def render_people(
 ) -> tuple: # (h w 3) uint8 RGB, annotations as of `annotate`
     "One picture and its truth."
     (w, h), canvas, (background, horizon), shadow, truth, taken = size, Canvas(size), paint_background(rng, size), np.zeros(size[::-1], np.float32), [], []
-    for _ in range(rng.integers(things[0], things[1] + 1)): _thing(rng, canvas, rng.uniform(0, w), rng.uniform(horizon, h), h*rng.uniform(.15, .4), -1e6 + rng.uniform(0, 1e4))
+    for _ in range(rng.integers(things[0], things[1] + 1)): draw_thing(rng, canvas, rng.uniform(0, w), rng.uniform(horizon, h), h*rng.uniform(.15, .4), -1e6 + rng.uniform(0, 1e4))
     tall = np.sort(np.exp(rng.uniform(*np.log(heights), rng.integers(people[0], people[1] + 1))))*h
     for i, height in enumerate(tall):
         pose = sample_pose(rng, variety)
@@ -425,10 +49,10 @@ def render_people(
         centre, floor = shift[0] + (low[0] + high[0])/2, shift[1] + high[1]
         cv2.ellipse(shadow, (int(centre), int(floor - .01*height)), (int(max(.13*height, .42*(high - low)[0])), int(max(2, .03*height))), 0, 0, 360, 1., -1)
         if pose["legs"] == "sit": # on a crate
-            canvas.box(shift[0] - .14*height, floor, .28*height, floor - shift[1] - .07*height, shift[2] - .06*height, _hsv(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
+            canvas.box(shift[0] - .14*height, floor, .28*height, floor - shift[1] - .07*height, shift[2] - .06*height, sample_colour(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
         for part in parts: canvas.draw(part.placed(height, shift), owner=i + 1)
         truth.append((height, joints*height + shift))
-        if rng.random() < .12: _thing(rng, canvas, rng.uniform(0, w), h*rng.uniform(.85, 1.05), h*rng.uniform(.15, .35), shift[2] + 900)
+        if rng.random() < .12: draw_thing(rng, canvas, rng.uniform(0, w), h*rng.uniform(.85, 1.05), h*rng.uniform(.15, .35), shift[2] + 900)
     background *= (1 - .4*cv2.GaussianBlur(shadow, (0, 0), 3))[..., None]
     return shade(canvas, background, rng), annotate(canvas, truth)
 
@@ -480,7 +104,7 @@ def make_people(
     if skeleton not in (COCO17, MPII16): raise DataError(f"made people: skeleton is {skeleton.name}; expected coco17 or mpii16")
     _check_scene(split, n_images, image_size, people, heights, variety, things)
     scene = dict(people=tuple(people), heights=tuple(heights), variety=variety, things=tuple(things))
-    key = content_hash(source_hash(make_people), split, n_images, seed, list(image_size), sorted(scene.items()))
+    key = content_hash(source_hash(make_people, Canvas), split, n_images, seed, list(image_size), sorted(scene.items()))
     final = Path(folder or data_dir()/"people")/f"{split}-{n_images}-{key}"
     with locked(final.with_suffix(".lock")):
         if not final.is_dir():
