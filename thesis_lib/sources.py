@@ -7,14 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 from .annotations import PoseSet, merge, simulated_detector, subset
 from .core import DataError, data_dir, data_root, read_record, root
-from .datasets import coco, h36m, lspet, mocap, motions, mpii, nih, people, radiographs
+from .datasets import actions as action_sets, coco, h36m, lspet, mocap, motions, mpii, nih, people, radiographs
 from .geometry import ring_around
 from .radiology import ChestSet, merge as merge_films
 from .sequences import MotionSet, view_set
 from .skeletons import MPII16
 
 # %% auto #0
-__all__ = ['POSE2D', 'POSE3D', 'CHEST', 'pose2d', 'label', 'halves', 'pose3d', 'chest']
+__all__ = ['POSE2D', 'POSE3D', 'CHEST', 'ACTIONS', 'pose2d', 'label', 'halves', 'pose3d', 'chest', 'actions']
 
 # %% ../nbs/31_sources.ipynb #a309e0db
 POSE2D = ("people", "mini", "coco", "people_mpii", "mpii")
@@ -48,7 +48,6 @@ def _check_run(file, *sets): # the run in whose folder boxes lie has seen the im
     name, known = f"{sets[0].name}/{sets[0].split}", dict.fromkeys(s.fingerprint for s in sets)
     saw = read_record(file.parent/"record.json").data.get(name, "none")
     if saw not in known: raise DataError(f"{file}: boxes on other people ({name} [{saw}]); expected those of [{'] or ['.join(known)}], of equal n_images and seed")
-
 
 # %% ../nbs/31_sources.ipynb #8fc71537
 def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"
@@ -109,3 +108,18 @@ def chest(
     found = merge_films(*parts) if len(parts) > 1 else parts[0]
     again = (data_root() if dataset == "cxr" else data_dir())/dataset.split("+")[0]/"relabelled.csv"
     return nih.relabel(found, again) if again.is_file() else found
+
+# %% ../nbs/31_sources.ipynb #532e6a26
+ACTIONS = ("recordings", "exercises4", "rec")
+
+def actions(
+    dataset: str, # one of `ACTIONS`
+    *, n_takes=0, # of each action by each performer, 0 = three (made recordings; of real ones there is one)
+    seed=0        # of recordings that are made
+) -> list: # of `recordings.Recording`
+    "Recordings of actions as landmarks, by name; `DataError` for a name that does not exist."
+    if dataset == "recordings": return action_sets.make_actions(motions.sample_subject, motions.make_clip, n_takes=n_takes or 3, seed=seed)
+    if dataset not in ACTIONS: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(ACTIONS)}")
+    if n_takes > 1: raise DataError(f"dataset {dataset!r}: has one take of each action; expected n_takes 0 or 1, got {n_takes}")
+    load = dict(exercises4=action_sets.load_exercises4, rec=action_sets.load_rec)[dataset]
+    return load(data_root()/"actions")
