@@ -481,12 +481,12 @@ def paired_bootstrap(
     a, b,            # an evaluation, or a list of them, one a seed
     name="AP",       # one of their numbers
     n=1000, seed=0,
-    *, same_boxes=True, same_source2d=True, same_labels=True, # False: allow another protocol on the other side, to measure what the protocol alone is worth
+    *, same_boxes=True, same_source2d=True, same_labels=True, same_split=True, # False: allow another protocol on the other side, to measure what the protocol alone is worth
     same_networks=False # the sides are the same trainings in the same order, such as before and after a change: seeds are drawn alike
 ) -> dict: # diff (a - b), lo, hi, p (two-sided), n (units)
     "Paired bootstrap over units, and over seeds where there are several, of a difference; `DataError` unless both sides have the same truth and protocol."
     a, b = _as_list(a, name), _as_list(b, name)
-    _comparable(a + b, boxes=same_boxes, source2d=same_source2d, labels=same_labels)
+    _comparable(a + b, boxes=same_boxes, source2d=same_source2d, labels=same_labels, split=same_split)
     diff = float(np.subtract(*(np.mean([e.summarize()[name] for e in side]) for side in (a, b))))
     if same_networks and len(a) != len(b): raise DataError(f"paired_bootstrap: {len(a)} and {len(b)} evaluations cannot be of the same networks")
     d = np.subtract(*(_over_seeds(side, name, n, seed, 0 if same_networks else stream) for stream, side in enumerate((a, b))))
