@@ -1,6 +1,8 @@
 # make reproduce [PROFILE=smoke|mini|full] [PROCESSES=1] every table and figure, then outputs/<profile>/index.html
 # make test        library notebooks, command line, workflow, bad input, the report in a browser
 # make lab         JupyterLab           make bench    speed, beside what you would use instead
+# make live        the first camera, skeleton and classes, in a browser; or VIDEO=file [OUT=film.webm]       (CLASSIFIER=folder of a run, PORT=8765)
+# make landmarks   the environment of MediaPipe; with VIDEO=file OUT=landmarks.txt [OVERLAY=film.webm] it records
 # In an environment of your own (conda), nothing is installed: make reproduce VENV=$CONDA_PREFIX
 PROFILE ?= smoke
 PROCESSES ?= 1
@@ -13,10 +15,12 @@ INSTALLED := $(if $(filter .venv,$(VENV)),.venv/installed)
 export PYTHONHASHSEED := 0
 unexport PYTHONDONTWRITEBYTECODE # where it is set, each process would compile every library anew
 
-.PHONY: reproduce test lab bench clean
+.PHONY: reproduce test lab bench live landmarks clean
 .DEFAULT_GOAL := reproduce
 
-reproduce: $(INSTALLED)
+LANDMARKS := .venv-landmarks/installed
+
+reproduce: $(INSTALLED) $(if $(filter mini benchmarks,$(PROFILE)),$(LANDMARKS))
 	@$(BIN)/python -m thesis_lib.workflow lock -- $(BIN)/snakemake --nolock --cores $(CORES) \
 		--config profile=$(PROFILE) processes=$(PROCESSES) --rerun-incomplete --keep-going --quiet rules host
 	@echo "Report: file://$(CURDIR)/outputs/$(PROFILE)/index.html"
@@ -31,6 +35,20 @@ lab: $(INSTALLED)
 bench: $(INSTALLED)
 	$(MAKE) reproduce PROFILE=benchmarks CORES=1
 
+live: $(INSTALLED) $(LANDMARKS)
+	$(BIN)/python -m thesis_lib.live $(or $(VIDEO),$(CAMERA),0) $(if $(OUT),--out $(OUT)) $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) $(if $(PORT),--port $(PORT))
+
+landmarks: $(INSTALLED) $(LANDMARKS)
+	$(if $(VIDEO),$(BIN)/python -m thesis_lib.capture $(VIDEO) $(or $(OUT),$(error OUT=landmarks.txt is missing)) $(if $(OVERLAY),--overlay $(OVERLAY)),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=film.webm]")
+
+# MediaPipe, in an environment of its own: it wants NumPy 1. The file lists what Pose needs of its requirements.
+$(LANDMARKS): requirements-landmarks.txt
+	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 13) else f'Python {v[0]}.{v[1]} found, MediaPipe needs 3.11 or 3.12: make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv-landmarks
+	PATH="$$PATH:$(CURDIR)/$(BIN)"; { uv pip install -q --no-deps --python .venv-landmarks/bin/python -r requirements-landmarks.txt; } || \
+	.venv-landmarks/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-landmarks.txt
+	touch $@
+
 # The environment: from the lock file, by uv (the one that is installed, else one that pip fetches; it is five times as fast), and if that fails by pip.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f'Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12')"
@@ -42,4 +60,4 @@ bench: $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf .venv .snakemake outputs/smoke data/people data/crops
+	rm -rf .venv .venv-landmarks .snakemake outputs/smoke data/people data/crops
