@@ -112,7 +112,7 @@ def read_recording(
     if values.shape != (len(lines) - 1, 133):
         _locate(path, lines)
         raise DataError(f"{path}: the rows cannot be read; expected 133 numbers in each")
-    index, landmarks = values[:, 0], values[:, 1:].astype(np.float32).reshape(-1, 33, 4)
+    with np.errstate(over="ignore"): index, landmarks = values[:, 0], values[:, 1:].astype(np.float32).reshape(-1, 33, 4)
     if (odd := np.flatnonzero(~((index == np.round(index)) & (abs(index) < 2**53)))).size: raise DataError(f"{path}, line {odd[0] + 2}: the index is {index[odd[0]]:g}; expected a whole number")
     frame = index.astype(np.int64)
     if (found := _problem(landmarks, frame)): raise DataError(f"{path}, line {found[0] + 2}: {found[1]}")
