@@ -187,6 +187,13 @@ class WindowStore:
         rows = torch.as_tensor(rows, device=self.y.device)
         return Batch(self.x[rows], self.y[rows])
 
+    def subset(self, rows): return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def standardised(self, rows): # rows of the training windows
+        "The same windows, each of the 132 numbers less its mean and divided by its deviation in training."
+        deviation, mean = torch.std_mean(self.x[rows], (0, 1))
+        return replace(self, x=(self.x - mean) / deviation.clamp_min(1e-6))
+
     def loader(self, batch_size, **options) -> Loader: # iterable with `len` and `set_epoch`
         "Batches of an epoch; the options of `Loader`."
         return Loader(self, batch_size, **options)
