@@ -14,12 +14,13 @@ from pathlib import Path
 import cv2, matplotlib, numpy as np, seaborn as sns, torch
 from PIL import Image, ImageDraw, ImageFont
 from .capture import Film, LandmarkSource, MediaPipePose, Video, draw_landmarks, open_video, shrink
-from .core import DataError, load_weights, read_record, run_dir
+from . import recognition, sources
+from .core import DataError, RunRecord, load_weights, read_record, run_dir
 from .models.lstm import ActionLSTM
-from .recordings import body_centred
+from .recordings import body_centred, windows as cut_windows
 
 # %% auto #0
-__all__ = ['LiveClassifier', 'Strip', 'Playback', 'play', 'Page', 'load_classifier', 'main']
+__all__ = ['LiveClassifier', 'Strip', 'Playback', 'compose', 'play', 'Page', 'training_windows', 'load_classifier', 'main']
 
 # %% ../nbs/44_live.ipynb #1133f0f9
 class LiveClassifier:
@@ -29,10 +30,11 @@ class LiveClassifier:
         classes,      # names, in the model's order
         frames,       # length of a window
         inputs="raw", # what the model was trained on: "raw" coordinates, or "body_centred" ones
-        every=1       # the model reads every so manieth frame of the window
+        every=1,      # the model reads every so manieth frame of the window
+        scale=(0., 1.) # mean and deviation, of each of the 132 numbers, that training took away
     ):
         if inputs not in ("raw", "body_centred"): raise DataError(f"inputs: {inputs!r}, expected 'raw' or 'body_centred'")
-        self.model, self.classes, self.frames, self.inputs, self.every = model.eval(), tuple(classes), frames, inputs, every
+        self.model, self.classes, self.frames, self.inputs, self.every, self.scale = model.eval(), tuple(classes), frames, inputs, every, scale
         self.buffer = deque(maxlen=frames)
 
     @torch.inference_mode()
@@ -43,7 +45,8 @@ class LiveClassifier:
         if len(self.buffer) < self.frames: return None
         window = np.stack(self.buffer)
         window = (body_centred(window) if self.inputs == "body_centred" else window)[::self.every]
-        return self.model(torch.from_numpy(np.ascontiguousarray(window)).reshape(1, len(window), -1)).softmax(1)[0].numpy()
+        x = (torch.from_numpy(np.ascontiguousarray(window)).reshape(1, len(window), -1) - self.scale[0]) / self.scale[1]
+        return self.model(x).softmax(1)[0].numpy()
 
 # %% ../nbs/44_live.ipynb #b9a43332
 _INK, _PAPER, _NONE = 38, 250, 222 # shades of grey
@@ -65,7 +68,7 @@ class Strip:
     def __init__(self, classes, size, columns=150): # size (w, h) pixels
         self.classes, (self.w, self.h) = classes, size
         self.text = max(9, min(16, int(self.h / len(classes) / 1.35)))
-        self.names = min(self.w // 2, int(max(_word(c, self.text).shape[1] for c in classes)) + 5 * self.text)
+        self.names = min(self.w // 2, int(max(_word(c, self.text).shape[1] for c in classes)) + 6 * self.text)
         self.step = max(1, round((self.w - self.names) / columns))
         self.colors = np.array([[255 * v for v in c] for c in sns.color_palette("colorblind", len(classes))], np.uint8)
         self.past = np.full((self.h, self.w - self.names, 3), _NONE, np.uint8)
@@ -78,9 +81,9 @@ class Strip:
         image = np.full((self.h, self.w, 3), _PAPER, np.uint8); image[:, :self.w - self.names] = self.past
         line, x = self.h / len(self.classes), self.w - self.names
         for i, name in enumerate(self.classes):
-            y = round(i * line); image[y + 1:round(y + line) - 1, x + 4:x + 4 + self.text] = self.colors[i]
-            _write(image, name, x + 10 + self.text, y + max(0, round((line - 1.3 * self.text) / 2)), self.text)
-            if p is not None: _write(image, f"{100 * p[i]:.0f} %", self.w - round(3.1 * self.text), y + max(0, round((line - 1.3 * self.text) / 2)), self.text)
+            y, low = round(i * line), round(i * line + max(0, (line - 1.3 * self.text) / 2)); image[y + 1:round(y + line) - 1, x + 4:x + 4 + self.text] = self.colors[i]
+            _write(image, name, x + 10 + self.text, low, self.text)
+            if p is not None: share = f"{100 * p[i]:.0f} %"; _write(image, share, self.w - _word(share, self.text).shape[1] - 3, low, self.text)
         return image
 
 # %% ../nbs/44_live.ipynb #a2997025
@@ -123,7 +126,13 @@ class Playback:
     @property
     def fps(self): return (len(self.frame) - 1) / max(self.finished[-1], 1e-9) # pictures a second, from the first to the last
 
-def _compose(frame, strip, landmarks, p, fps): # the frame with its skeleton, the strip below
+def compose(
+    frame,        # (h w 3) uint8, is drawn into
+    strip: Strip,
+    landmarks, p, # or None
+    fps           # to be printed
+): # (h + strip, w, 3)
+    "The frame with its skeleton, the strip below."
     picture = np.concatenate([draw_landmarks(frame, landmarks), strip.draw(p)])
     said = f"{fps:.0f} frames/s" + ("" if landmarks is not None else "   nobody") + ("" if p is None else f"   {strip.classes[int(p.argmax())]}")
     size = max(12, frame.shape[0] // 28)
@@ -154,7 +163,7 @@ def play(
         for n, t, frame, landmarks, busy in found:
             a = time.perf_counter(); p = classifier(landmarks); b = time.perf_counter()
             recent = [r[4] for r in rows[-30:]]
-            picture = _compose(frame, below, landmarks, p, (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0)
+            picture = compose(frame, below, landmarks, p, (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0)
             if film: film.write(picture)
             if pace and first: time.sleep(max(0, first + n / video.fps - time.perf_counter()))
             end = show(picture) if show else None
@@ -218,27 +227,41 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 
 # %% ../nbs/44_live.ipynb #c479c82e
+def training_windows(
+    record: RunRecord, # of a run of actions/classifier
+    part=0 # which of its networks: each was trained without one part of the data
+) -> tuple: # `Windows`, their recordings, rows that the network was trained on, rows that it was tested on
+    "The windows of a run; `DataError` for the record of something else."
+    p = record.params
+    try:
+        made = [r for r in sources.actions(p["dataset"], n_takes=p["n_takes"]) if not p["classes"] or r.action in p["classes"].split(",")]
+        windows = cut_windows(made, frames=p["frames"], stride=p["stride"])
+        parts = recognition.folds(windows, p["split"], p["folds"], seed=p["split_seed"])
+    except KeyError as e: raise DataError(f"{record.path/'record.json'}: has no {e}, expected the record of a run of actions/classifier") from None
+    if not 0 <= part < len(parts): raise DataError(f"part {part}: expected 0 to {len(parts) - 1}, the networks of {record.run}")
+    return windows, made, *parts[part]
+
 def load_classifier(
     folder, # of a run of actions/classifier that trained an LSTM
-    part=0  # which of its networks: each was trained without one part of the data
+    part=0  # which of its networks
 ) -> LiveClassifier:
     "The trained classifier of a run; `DataError` if there is none, or it is another model."
     folder = Path(folder)
     if not (folder/"record.json").exists(): raise DataError(f"{folder}: no trained classifier; make it with: make reproduce")
-    p = read_record(folder).params
-    try: model, size, options = p["model"], (p["units"],) * p["layers"], {k: p[k] for k in ("frames", "inputs", "every")}
-    except KeyError as e: raise DataError(f"{folder/'record.json'}: has no {e}, expected the record of a run of actions/classifier") from None
-    if model != "lstm": raise DataError(f"{folder/'record.json'}: the run's model is {model!r}, expected 'lstm'")
-    classes = np.load(folder/"evaluation.npz")["classes"].tolist()
-    network = ActionLSTM(len(classes), units=size); load_weights(network, folder/"checkpoint"/f"part{part}"/"weights.pt")
-    return LiveClassifier(network, classes, **options)
+    record = read_record(folder); p = record.params
+    if p.get("model") != "lstm": raise DataError(f"{folder/'record.json'}: the run's model is {p.get('model')!r}, expected 'lstm'")
+    windows, _, rows, _ = training_windows(record, part)
+    x = recognition.window_store(windows, p["inputs"], every=p["every"]).x[rows]
+    deviation, mean = torch.std_mean(x, (0, 1)) if p["standardise"] else (torch.ones(132), torch.zeros(132))
+    network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"]); load_weights(network, folder/"checkpoint"/f"part{part}"/"weights.pt")
+    return LiveClassifier(network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)))
 
 # %% ../nbs/44_live.ipynb #6f3e84b8
 def main(argv=None) -> int: # exit code
     "The command line: a camera or a video through MediaPipe and a trained classifier."
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.live", description="Skeleton and class probabilities of a camera or a video, in a browser or as a film.")
     parser.add_argument("video", nargs="?", default="0", help="file, folder of frames, or number of a camera")
-    parser.add_argument("--classifier", help="folder of a run of actions/classifier", default=str(run_dir("smoke", "actions/classifier", "lstm_body")))
+    parser.add_argument("--classifier", help="folder of a run of actions/classifier", default=str(run_dir("smoke", "actions/classifier", "lstm_seed0")))
     parser.add_argument("--out", help="write a film, .webm for browsers, in place of a page"); parser.add_argument("--port", type=int, default=8765)
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
