@@ -15,8 +15,9 @@ from .skeletons import BLAZEPOSE33, COCO17, convert
 from .videos import ImageFrames, VideoFrames
 
 # %% auto #0
-__all__ = ['TRACKERS', 'Found', 'people_detector', 'Track', 'box_iou', 'clothes', 'link', 'track_counts', 'mota', 'idf1',
-           'crop_person', 'uncrop_landmarks', 'landmarks_of_joints', 'track_recording', 'open_frames', 'record_people']
+__all__ = ['TRACKERS', 'COUNTS', 'Found', 'people_detector', 'Track', 'box_iou', 'clothes', 'link', 'track_counts', 'mota',
+           'idf1', 'crop_person', 'uncrop_landmarks', 'landmarks_of_joints', 'track_recording', 'open_frames',
+           'record_people']
 
 # %% ../nbs/45_tracking.ipynb #f811ca97
 class Found(NamedTuple):
@@ -127,7 +128,7 @@ def link(
     return [Track(n, frame.astype(np.int64), boxes, scores, keypoints) for n, (frame, boxes, scores, keypoints) in enumerate(tracks)]
 
 # %% ../nbs/45_tracking.ipynb #56445ae6
-_COUNTS = ("num_objects", "num_misses", "num_false_positives", "num_switches", "idtp", "idfp", "idfn")
+COUNTS = ("num_objects", "num_misses", "num_false_positives", "num_switches", "idtp", "idfp", "idfn")
 
 def track_counts(
     truth,    # (t n 4) boxes, NaN where a person does not show
@@ -142,7 +143,7 @@ def track_counts(
         here = [(t.id, t.boxes[row]) for t in tracks for row in np.flatnonzero(t.frame == i)]
         distance = 1 - box_iou(boxes[there[i]], np.array([b for _, b in here]).reshape(-1, 4))
         events.update(np.flatnonzero(there[i]), [n for n, _ in here], np.where(distance > 1 - iou, np.nan, distance), frameid=i)
-    return {name: int(v) for name, v in motmetrics.metrics.create().compute(events, metrics=list(_COUNTS), return_dataframe=False).items()}
+    return {name: int(v) for name, v in motmetrics.metrics.create().compute(events, metrics=list(COUNTS), return_dataframe=False).items()}
 
 def mota(counts) -> float: # sums of `track_counts`, or arrays of them
     "Multiple object tracking accuracy: 1 at best, below 0 if more is wrong than there is."
