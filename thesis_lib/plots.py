@@ -112,7 +112,7 @@ def draw_skeleton(
     return ax
 
 # %% ../nbs/07_plots.ipynb #9afa2999
-_BODY = dict(pelvis=(0, .95), spine=(0, .75), thorax=(0, .53), neck=(0, .37), upper_neck=(0, .37), head=(0, .17), head_top=(0, .0), nose=(0, .2),
+_BODY = dict(pelvis=(0, .95), spine=(0, .75), thorax=(0, .53), neck=(0, .37), upper_neck=(0, .37), head=(0, .17), head_top=(0, .0), nose=(0, .2), face=(0, .17), belly=(0, .75),
     eye_inner=(.06, .12), eye=(.11, .1), eye_outer=(.165, .12), ear=(.23, .17), mouth=(.06, .29), shoulder=(.23, .51), elbow=(.37, .8), wrist=(.46, 1.08),
     thumb=(.40, 1.18), index=(.47, 1.25), pinky=(.54, 1.21), hip=(.16, 1.0), knee=(.18, 1.44), ankle=(.19, 1.88), heel=(.15, 1.97), foot_index=(.29, 1.99))
 
