@@ -512,7 +512,7 @@ def _details(record) -> list: # (name, text) of what is rarely looked up
     return [(k, v) for k, v in (("parameters", ", ".join(f"{k} = {v}" for k, v in sorted(record.params.items()))), ("data", pairs(record.data)), ("versions", pairs(record.versions)),
                                 ("checkpoint", record.checkpoint), ("commit", record.git.get("commit", ""))) if v]
 
-_STUDIES = dict(dehrnet="DE-HRNet", keypoint_rcnn="Keypoint R-CNN") # where the name of the folder is not how it is written
+_STUDIES = dict(dehrnet="DE-HRNet", keypoint_rcnn="Keypoint R-CNN", actions="Actions from landmarks") # where the name of the folder is not how it is written
 
 def _study_views(records, home, order) -> list: # studies, in each its experiments (those with tables first, then as in `order`), in each its runs
     import nbformat
