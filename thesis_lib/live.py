@@ -152,7 +152,7 @@ def play(
     classifier: LiveClassifier,
     *, show=None,   # called with every picture (h w 3) uint8 RGB; True from it ends the play
     out=None,       # film of the pictures, .webm
-    side=960,       # longer side of the frame in the picture, pixels
+    side=640,       # longer side of the frame in the picture, and of what the source gets to see, pixels
     strip=96,       # height of the strip, pixels
     pace=False      # no faster than the video
 ) -> Playback:
