@@ -92,10 +92,10 @@ TRACKERS = dict( # name -> tracker of (max_gap, threshold)
     sort=lambda gap, threshold: trackforge.SORT(max_age=gap, min_hits=1, iou_threshold=.2),
     bytetrack=lambda gap, threshold: trackforge.BYTETRACK(track_thresh=threshold, track_buffer=gap, match_thresh=.8, det_thresh=threshold),
     ocsort=lambda gap, threshold: trackforge.OCSORT(max_age=gap, min_hits=1, iou_threshold=.2),
-    clothes=lambda gap, threshold: trackforge.DEEPOCSORT(max_age=gap, min_hits=1, iou_threshold=.2, max_cosine_distance=.4))
+    clothes=lambda gap, threshold: trackforge.BOTSORT(track_thresh=threshold, track_buffer=gap, match_thresh=.8, det_thresh=threshold, proximity_thresh=.9, appearance_thresh=.25))
 
 def clothes(frame, boxes): # (h w 3) uint8, (n 4) -> (n 128) unit vectors: root histograms of colour in the upper and the lower half of the middle of each box
-    lab, out = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB), []
+    lab, out = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).clip(0, [255, 191, 191]).clip([0, 64, 64]).astype(np.uint8), []
     for x1, y1, x2, y2 in boxes:
         columns = slice(max(0, int(x1 + .25*(x2 - x1))), max(1, int(np.ceil(x2 - .25*(x2 - x1)))))
         rows = np.linspace(max(0, y1), max(2, y2), 3).astype(int)
@@ -108,7 +108,7 @@ def link(
     found,              # list of Found, a frame each
     frames=None,        # sequence of (h w 3) uint8 RGB, needed for `clothes`
     *, method="ocsort", # one of `TRACKERS`
-    threshold=.5,       # boxes of lower score start no track, and `bytetrack` alone links them
+    threshold=.5,       # boxes of lower score start no track; only `bytetrack` and `clothes` link them
     max_gap=15,         # frames for which somebody who is not seen is waited for
     min_frames=3        # tracks of fewer boxes are dropped
 ) -> list: # of Track, in the order in which they begin
@@ -118,7 +118,7 @@ def link(
     tracker, rows = TRACKERS[method](max_gap, threshold), {}
     for i, one in enumerate(found):
         boxes, scores, keypoints = _checked(one, i)
-        kept = np.arange(len(boxes)) if method == "bytetrack" else np.flatnonzero(scores >= threshold)
+        kept = np.arange(len(boxes)) if method in ("bytetrack", "clothes") else np.flatnonzero(scores >= threshold)
         given = [((*map(float, b[:2]), *map(float, b[2:] - b[:2])), float(s), 0) for b, s in zip(boxes[kept], scores[kept])]
         looks = [clothes(frames[i], boxes[kept]).tolist()] if method == "clothes" else []
         for number, *_, j in tracker.update(given, *looks):

@@ -114,7 +114,7 @@ def _passing(rng, size, joints): # (t 17 2) pixels of one person
     return _Occluder(rng, h*rng.uniform(.16, .28), joints[when, joint] + (np.arange(t) - when)[:, None]*velocity)
 
 def _standing(rng, size, n_frames): # between the middle and the sides
-    x, scale = size[0]*rng.choice([rng.uniform(.25, .42), rng.uniform(.58, .75)]), size[1]*rng.uniform(.1, .17)
+    x, scale = size[0]*rng.choice([rng.uniform(.25, .42), rng.uniform(.58, .75)]), size[1]*rng.uniform(.13, .21)
     return _Occluder(rng, scale, np.tile([x, size[1]*.86], (n_frames, 1)), ("post", "crate"))
 
 # %% ../../nbs/datasets/24_clips.ipynb #085bef27
