@@ -156,3 +156,20 @@ def test_a_finer_grid_costs_less():
     assert m["mask/7"].value < m["mask/14"].value < m["mask/28"].value and m["mask/28, the mean person"].ci[1] < m["mask/28"].ci[0]
     assert m["error/56 x 56, bicubic/grid"].ci[1] < m["error/28 x 28, bicubic/grid"].ci[0] < m["error/28 x 28, bicubic/head"].value
     assert m["keypoints/loss"].ci[1] < m["keypoints/nothing known"].value and m["softmax/rank correlation"].ci[1] < 0
+
+def actions(): return read_records(SMOKE/"actions"/"tables"/"main")[0].metrics
+
+def test_the_lstm_recognises_unseen_takes_and_a_random_division_flatters_it():
+    m = actions()
+    assert m["accuracy/lstm"].value >= 0.9 and m["accuracy/majority"].value < 0.3
+    assert m["accuracy/lstm_windows"].value >= m["accuracy/lstm"].value and m["gap/lstm_people"].ci[1] < 0.02 # no better than by people, the margin apart
+    assert m["seen/lstm_windows"].value > 0.5 and m["seen/lstm_people"].value == m["seen/lstm_blocks"].value == 0
+    assert {m[f"accuracy/{run}"].protocol["split"] for run in ("lstm_windows", "lstm_blocks", "lstm", "lstm_people")} == {"windows", "blocks", "recordings", "people"}
+
+def test_similar_actions_are_shown_as_the_confusion_they_are():
+    m = actions()
+    assert [name for name in m if name.startswith("confused/")] == ["confused/bend - squat"] and m["confused/bend - squat"].value > 1 / 15 # of 15 pairs
+
+def test_the_log_of_an_action_run_has_twenty_epochs():
+    for r in read_records(SMOKE/"actions"/"classifier"):
+        if r.params["model"] in ("lstm", "transformer"): assert {len(v) for v in r.extra["log"].values()} == {20} and len(r.extra["log"]) == 4
