@@ -51,16 +51,18 @@ def folds(
     "Divide windows into parts that are tested in turn; `DataError` names the class that training or test would lack."
     if how not in SPLITS: raise DataError(f"split {how!r} is unknown; expected one of {', '.join(SPLITS)}")
     k, most = k or len(np.unique(windows.person)), _most(windows, how)
-    if not 2 <= k <= most: raise DataError(f"split {how!r}: {k} parts, expected 2 to {most}, the most into which {'windows of one recording' if how == 'blocks' else how} can be dealt")
+    dealt = "windows of one recording" if how == "blocks" else how
+    if not 2 <= k <= most: raise DataError(f"split {how!r}: {k} parts, expected 2 to {most}, the most into which {dealt} can be dealt")
     part, out, frames = _parts(windows, how, k, np.random.default_rng([seed, SPLITS.index(how)])), [], windows.x.shape[1]
     for i in range(k):
         test, train = part == i, part != i
         if how == "blocks":
             for r in np.unique(windows.recording):
                 rows, tested = windows.recording == r, windows.start[test & (windows.recording == r)]
-                train[rows] &= abs(windows.start[rows][:, None] - tested).min(1) >= frames
+                train[rows] &= abs(windows.start[rows][:, None] - tested).min(1, initial=frames) >= frames
         lacking = np.setdiff1d(windows.y[test], windows.y[train])
-        if len(lacking): raise DataError(f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left for part {i + 1} of {k}; expected recordings that can be divided so")
+        if len(lacking): raise DataError(f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left for part {i + 1} of {k}; "
+                                         "expected recordings that can be divided so")
         out.append((np.flatnonzero(train), np.flatnonzero(test)))
     return out
 
@@ -92,12 +94,15 @@ class ActionEval(Evaluation):
         unit,    # (n) what each window is of: see `units`
         *, split="" # how training and test were divided, a protocol
     ):
-        self.y, self.p, self.classes, self.unit, self.split = np.asarray(y), np.asarray(p, np.float64), np.asarray(classes).astype(str), np.asarray(unit).astype(str), split
+        self.y, self.p, self.split = np.asarray(y), np.asarray(p, np.float64), split
+        self.classes, self.unit = (np.asarray(names).astype(str) for names in (classes, unit))
         shape = (len(self.y), len(self.classes))
         if self.p.shape != shape or not len(self.y) or self.unit.shape != shape[:1]:
-            raise DataError(f"probabilities {self.p.shape}, units {self.unit.shape}: expected {shape} and {shape[:1]}, a row a window, a column a class, and at least one window")
+            raise DataError(f"probabilities {self.p.shape}, units {self.unit.shape}: expected {shape} and {shape[:1]}, a row a window, a column a class, "
+                            "and at least one window")
         if not ((self.y >= 0) & (self.y < shape[1])).all(): raise DataError(f"y holds {self.y.min()} to {self.y.max()}, expected numbers of the {shape[1]} classes")
-        if not np.isfinite(self.p).all() or self.p.min() < 0 or abs(self.p.sum(1) - 1).max() > 1e-3: raise DataError("p: a row is not a distribution, expected probabilities that add up to 1")
+        if not np.isfinite(self.p).all() or self.p.min() < 0 or abs(self.p.sum(1) - 1).max() > 1e-3:
+            raise DataError("p: a row is not a distribution, expected probabilities that add up to 1")
 
     @cached_property
     def _number(self): return np.unique(self.unit, return_inverse=True)[1] # (n) number of each window's unit
@@ -105,7 +110,8 @@ class ActionEval(Evaluation):
 
     @property
     def names(self):
-        return ("accuracy", "macro F1", "log loss", *(f"recall/{c}" for c in self.classes), *(f"called/{a}/{b}" for a in self.classes for b in self.classes if a != b))
+        pairs = [f"called/{a}/{b}" for a in self.classes for b in self.classes if a != b]
+        return ("accuracy", "macro F1", "log loss", *(f"recall/{c}" for c in self.classes), *pairs)
 
 # %% ../nbs/32_recognition.ipynb #1410c298
 @patch(as_prop=True)
@@ -205,7 +211,8 @@ def window_store(
 ) -> WindowStore:
     "The windows as a network reads them; `DataError` for unknown inputs, or if no two frames would be left."
     if inputs not in INPUTS: raise DataError(f"inputs {inputs!r} are unknown; expected one of {', '.join(INPUTS)}")
-    if every < 1 or len(range(0, windows.x.shape[1], every)) < 2: raise DataError(f"every = {every}: expected 1 or more, and two frames left of {windows.x.shape[1]}")
+    frames = windows.x.shape[1]
+    if every < 1 or len(range(0, frames, every)) < 2: raise DataError(f"every = {every}: expected 1 or more, and two frames left of {frames}")
     x = body_centred(windows.x) if inputs == "body_centred" else windows.x
     return WindowStore(torch.from_numpy(np.ascontiguousarray(x[:, ::every])), torch.from_numpy(np.asarray(windows.y)))
 
@@ -236,4 +243,4 @@ def keras_lines(
 ) -> str:
     "A training log in the form that Keras prints, two lines an epoch."
     line = "Epoch {n}/{all}\n{steps}/{steps} - accuracy: {accuracy:.4f} - loss: {train_loss:.4f} - val_accuracy: {val_accuracy:.4f} - val_loss: {val_loss:.4f}"
-    return "\n".join(line.format(n=int(row["epoch"]) + 1, all=len(log), steps=steps, **{k: v for k, v in row.items() if k != "steps"}) for row in log.to_dict("records"))
+    return "\n".join(line.format(n=int(row["epoch"]) + 1, all=len(log), steps=steps, **row) for row in log.to_dict("records"))

@@ -30,12 +30,14 @@ class ActionTransformer(nn.Module):
         pool="token", # where the answer is read: "token", a class token, or "mean" over the frames
     ):
         super().__init__()
-        if min(classes, features, layers, frames) < 1: raise DataError(f"classes = {classes}, features = {features}, layers = {layers}, frames = {frames}: expected whole numbers of at least 1")
+        for name, value in dict(classes=classes, features=features, layers=layers, frames=frames).items():
+            if value < 1: raise DataError(f"{name} = {value}: expected a whole number of at least 1")
         if pool not in ("token", "mean"): raise DataError(f"pool = {pool!r}: expected 'token' or 'mean'")
         self.features, self.frames, token = features, frames, pool == "token"
         self.embed, self.pos = nn.Linear(features, d_m), nn.Parameter(.02*torch.randn(frames + token, d_m))
         self.token = nn.Parameter(.02*torch.randn(1, d_m)) if token else None
-        self.layers = nn.ModuleList(EncoderLayer(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=True, activation="gelu") for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=True, activation="gelu")
+                                    for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(d_m), nn.Linear(d_m, classes)
 
     def forward_features(self, x): # (b t features) -> (b d_m)
