@@ -61,7 +61,7 @@ def _word(text, size): # (h w) coverage 0..1
 def _write(image, text, x, y, size, shade=_INK): # upper left at (x, y), cut at the border
     part = image[y:, x:][:round(1.3 * size)]; word = _word(text, size)[:part.shape[0], :part.shape[1]]
     part = part[:word.shape[0], :word.shape[1]]
-    part[...] = part + (shade - part) * word
+    part[...] = (1 - word) * part + word * shade
 
 class Strip:
     "Class probabilities over the last frames, as a picture."
@@ -142,7 +142,7 @@ def compose(
 
 # %% ../nbs/44_live.ipynb #5a507977
 def _found(video, source, side): # number, when it was decoded, small frame, its landmarks, seconds they took
-    for n, t, frame in _ahead(((n, time.perf_counter(), shrink(f, side)) for n, f in video), newest=video.live):
+    for n, t, frame in _ahead(((n, time.perf_counter(), shrink(f, side)) for n, f in video), 1 if video.live else 2, newest=video.live):
         start = time.perf_counter(); landmarks = source.detect(frame)
         yield n, t, frame, landmarks, time.perf_counter() - start
 
@@ -227,6 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 
 # %% ../nbs/44_live.ipynb #c479c82e
+@lru_cache(1)
+def _recordings(dataset, n_takes): return sources.actions(dataset, n_takes=n_takes)
+
 def training_windows(
     record: RunRecord, # of a run of actions/classifier
     part=0 # which of its networks: each was trained without one part of the data
@@ -234,7 +237,7 @@ def training_windows(
     "The windows of a run; `DataError` for the record of something else."
     p = record.params
     try:
-        made = [r for r in sources.actions(p["dataset"], n_takes=p["n_takes"]) if not p["classes"] or r.action in p["classes"].split(",")]
+        made = [r for r in _recordings(p["dataset"], p["n_takes"]) if not p["classes"] or r.action in p["classes"].split(",")]
         windows = cut_windows(made, frames=p["frames"], stride=p["stride"])
         parts = recognition.folds(windows, p["split"], p["folds"], seed=p["split_seed"])
     except KeyError as e: raise DataError(f"{record.path/'record.json'}: has no {e}, expected the record of a run of actions/classifier") from None
