@@ -264,7 +264,7 @@ def main(argv=None) -> int: # exit code
     "The command line: a camera or a video through MediaPipe and a trained classifier."
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.live", description="Skeleton and class probabilities of a camera or a video, in a browser or as a film.")
     parser.add_argument("video", nargs="?", default="0", help="file, folder of frames, or number of a camera")
-    parser.add_argument("--classifier", help="folder of a run of actions/classifier", default=str(run_dir("smoke", "actions/classifier", "lstm_seed0")))
+    parser.add_argument("--classifier", help="folder of a run of actions/classifier", default=str(run_dir("smoke", "actions/classifier", "lstm_centred")))
     parser.add_argument("--out", help="write a film, .webm for browsers, in place of a page"); parser.add_argument("--port", type=int, default=8765)
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
