@@ -71,7 +71,7 @@ class ConvLSTMCell(nn.Module):
 def _convolutions(sizes, kernels, norm): # Conv, norm, ReLU for each kernel
     for n, m, kernel in zip(sizes, sizes[1:], kernels):
         yield nn.Conv2d(n, m, kernel, padding=kernel//2)
-        if norm: yield nn.GroupNorm(4, m)
+        if norm: yield nn.BatchNorm2d(m)
         yield nn.ReLU()
 
 def _features(width, features, kernel, halvings, norm): # image -> (features h w)
@@ -96,13 +96,12 @@ class PoseMachineLSTM(nn.Module):
         reach=11, # kernel of ConvNet3, odd
         halvings=3, # of the image's sides, at most 3
         dropout=.5, # in ConvNet1
-        norm=False, # group normalisation, pooling of 2 x 2
+        norm=False, # batch normalisation, pooling of 2 x 2
     ):
         super().__init__()
         if min(joints, width, features, hidden, wide) < 1 or not 0 <= halvings <= 3 or not (kernel % 2 and reach % 2):
             raise DataError(f"joints = {joints}, width = {width}, features = {features}, hidden = {hidden}, wide = {wide}, halvings = {halvings}, kernel = {kernel}, reach = {reach}: "
                             "expected at least one channel each, 0 to 3 halvings and odd kernels")
-        if norm and (width % 4 or features % 4 or wide % 4): raise DataError(f"width = {width}, features = {features}, wide = {wide}: group normalisation needs multiples of 4")
         self.joints, self.memory, self.halvings = joints, memory, halvings
         seen, maps = (width, features, kernel, halvings, norm), joints + 1
         *far, dense = _convolutions([features, wide, wide], [kernel, 1], norm)
