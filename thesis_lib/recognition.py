@@ -42,6 +42,7 @@ def _most(w, how): # parts that there can be
     if how == "blocks": return np.bincount(w.recording).max() # a shorter one has no window in some parts
     return max(len(np.unique(w.recording[w.y == c]) if how == "recordings" else np.flatnonzero(w.y == c)) for c in np.unique(w.y))
 
+# %% ../nbs/32_recognition.ipynb #1dea8293
 def folds(
     windows: Windows,
     how: str,  # one of `recordings.SPLITS`
