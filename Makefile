@@ -60,4 +60,4 @@ $(LANDMARKS): requirements-landmarks.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-landmarks .snakemake outputs/smoke data/people data/crops
+	rm -rf .venv .venv-landmarks .snakemake outputs/smoke data/people data/crops data/clips data/clip_crops

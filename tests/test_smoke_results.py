@@ -173,3 +173,17 @@ def test_similar_actions_are_shown_as_the_confusion_they_are():
 def test_the_log_of_an_action_run_has_twenty_epochs():
     for r in read_records(SMOKE/"actions"/"classifier"):
         if r.params["model"] in ("lstm", "transformer"): assert {len(v) for v in r.extra["log"].values()} == {20} and len(r.extra["log"]) == 4
+
+def test_pose_machines_have_learnt_to_see():
+    m = read_records(SMOKE/"actions"/"pose_machine_tables"/"main")[0].metrics
+    assert all(m[f"seen/{name}/torso@0.2"].ci[0] > 0 for name in ("memory", "no_memory")) # more than the mean pose
+    assert m["gain/hidden/box@0.2"].ci and m["gain/hidden/torso@0.2"].ci and m["definition/memory"].value > 20 # one PCK is not another
+    assert read_records(SMOKE/"actions"/"stills"/"main")[0].metrics["torso@0.2"].value > 40
+
+def test_motion_helps_to_follow_people():
+    m = read_records(SMOKE/"actions"/"people"/"main")[0].metrics
+    assert m["true boxes/ocsort - iou"].ci[0] > 0 and m["true boxes/ocsort/IDF1"].value > m["detector/ocsort/IDF1"].value
+
+def test_the_live_path_names_actions():
+    m = read_records(SMOKE/"actions"/"live"/"main")[0].metrics
+    assert m["mean/right"].value > 50 and m["frames per second"].value > 25 # without a landmark model
