@@ -5,6 +5,7 @@
 # %% ../nbs/43_capture.ipynb #e703c839
 from __future__ import annotations
 import argparse, itertools, math, os, re, subprocess, sys, tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ import thesis_lib
 from .core import DataError, _quiet_stderr, progress, root, write_atomic
 from .landmark_worker import receive_landmarks, send_frame
 from .plots import _bone_color
-from .recordings import HEADER, Recording, format_row, read_recording, write_recording
+from .recordings import HEADER, Recording, format_row, read_recording
 from .skeletons import BLAZEPOSE33
 
 # %% auto #0
@@ -74,7 +75,10 @@ def blank_video(n, size=(480, 480), fps=30., shade=215) -> Video:
 def _camera(number):
     with _quiet_stderr(): capture = cv2.VideoCapture(number)
     if not capture.isOpened(): raise DataError(f"camera {number}: there is none, or another program has it; give a file, or the number of another camera")
-    return Video(f"camera {number}", lambda: _read(capture), _shape(capture), capture.get(cv2.CAP_PROP_FPS), live=True, close=capture.release)
+    def frames():
+        yield from _read(capture)
+        raise DataError(f"camera {number}: gives no more frames; was it unplugged?")
+    return Video(f"camera {number}", frames, _shape(capture), capture.get(cv2.CAP_PROP_FPS), live=True, close=capture.release)
 
 # %% ../nbs/43_capture.ipynb #b0c1c3f3
 def natural(path) -> list: # sorting key: frame2 before frame10
@@ -104,6 +108,7 @@ class Film:
         if not self.writer.isOpened(): raise DataError(f"{path}: the film could not be opened for writing; is its folder there, does its name end in .webm or .mp4?")
 
     def write(self, frame): # (h w 3) uint8 RGB
+        "Add a frame; an odd last row or column is cut off."
         self.writer.write(cv2.cvtColor(np.ascontiguousarray(frame[:self.size[1], :self.size[0]]), cv2.COLOR_RGB2BGR)); self.n += 1
 
     def __enter__(self): return self
@@ -178,7 +183,7 @@ class MediaPipePose:
     def __exit__(self, *_): self.close()
 
 # %% ../nbs/43_capture.ipynb #99be1078
-_COLORS = [tuple(int(255 * c) for c in to_rgb(_bone_color(BLAZEPOSE33, a, b))) for a, b in BLAZEPOSE33.bones]
+_COLOURS = [tuple(int(255 * c) for c in to_rgb(_bone_color(BLAZEPOSE33, a, b))) for a, b in BLAZEPOSE33.bones]
 
 def draw_landmarks(
     frame,        # (h w 3) uint8, is drawn into
@@ -189,9 +194,9 @@ def draw_landmarks(
     if landmarks is None: return frame
     h, w = frame.shape[:2]
     points, seen, thick = np.round(landmarks[:, :2] * (w * 8, h * 8)).astype(int), landmarks[:, 3] >= hidden, max(2, round(h / 200)) # eighths of pixels
-    lines = [(points[a].tolist(), points[b].tolist(), c) for (a, b), c in zip(BLAZEPOSE33.bones, _COLORS) if seen[a] and seen[b]]
+    lines = [(points[a].tolist(), points[b].tolist(), c) for (a, b), c in zip(BLAZEPOSE33.bones, _COLOURS) if seen[a] and seen[b]]
     for a, b, _ in lines: cv2.line(frame, a, b, (255, 255, 255), thick + 2, cv2.LINE_AA, 3)
-    for a, b, color in lines: cv2.line(frame, a, b, color, thick, cv2.LINE_AA, 3)
+    for a, b, colour in lines: cv2.line(frame, a, b, colour, thick, cv2.LINE_AA, 3)
     return frame
 
 # %% ../nbs/43_capture.ipynb #f4a946dc
@@ -204,6 +209,14 @@ def _recorded(out): # frame -> landmarks of the rows that are there; half a row 
     known = read_recording(out)
     return dict(zip(known.frame.tolist(), known.landmarks))
 
+def _same_video(known, video, out): # `DataError` if the rows that are there cannot be of this video; writes down which one it is
+    beside = out.with_name(f".{out.name}.video")
+    if known and video.live: raise DataError(f"{out}: is there already, and a camera cannot be gone on with; give another name")
+    was = beside.read_text() if known and beside.exists() else str(video)
+    if was != str(video): raise DataError(f"{out}: is there already, of another video ({was}; this is {video}); give another name")
+    if known and video.n and max(known) >= video.n: raise DataError(f"{out}: is there already and has frame {max(known)}, but {video.name} has {video.n} frames; give another name")
+    beside.write_text(str(video))
+
 def record_landmarks(
     video: Video,
     source: LandmarkSource,
@@ -212,10 +225,11 @@ def record_landmarks(
     side=640,               # longer side of the film, pixels
     again=30                # frames before the place of going on that the source sees again
 ) -> Recording:
-    "Landmarks of every frame to a file; `DataError` if there is no person, or after the last frame of a video that ends early: its rows are kept."
+    "Landmarks of every frame to a file; `DataError` if there is no person or the file is of another video, or after the last frame of a video that ends early: its rows are kept."
     out = Path(out); known = _recorded(out); start, n = max(known, default=-1) + 1, 0
     size = tuple(max(1, round(s * min(1, side / max(video.size)))) for s in video.size)
-    with open(out, "a") as rows, (Film(overlay, size, video.fps) if overlay else tempfile.TemporaryFile()) as film:
+    with (Film(overlay, size, video.fps) if overlay else nullcontext()) as film, open(out, "a") as rows: # the film first: its folder may be missing
+        _same_video(known, video, out)
         if not known: rows.write(HEADER + "\n")
         try:
             for n, frame in progress(video, out.name, total=video.n, unit="frame"):

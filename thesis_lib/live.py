@@ -16,11 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 from .capture import Film, LandmarkSource, MediaPipePose, Video, draw_landmarks, open_video, shrink
 from . import recognition, sources
 from .core import DataError, RunRecord, load_weights, read_record, run_dir
+from .datasets.actions import SIZE
 from .models.lstm import ActionLSTM
-from .recordings import body_centred, windows as cut_windows
+from .recordings import Recording, body_centred, windows as cut_windows
 
 # %% auto #0
-__all__ = ['LiveClassifier', 'Strip', 'Playback', 'compose', 'play', 'Page', 'training_windows', 'load_classifier', 'main']
+__all__ = ['LiveClassifier', 'Strip', 'Playback', 'compose', 'play', 'Page', 'training_windows', 'load_classifier', 'in_turn',
+           'main']
 
 # %% ../nbs/44_live.ipynb #1133f0f9
 class LiveClassifier:
@@ -31,11 +33,16 @@ class LiveClassifier:
         frames,       # length of a window
         inputs="raw", # what the model was trained on: "raw" coordinates, or "body_centred" ones
         every=1,      # the model reads every so manieth frame of the window
-        scale=(0., 1.) # mean and deviation, of each of the 132 numbers, that training took away
+        scale=(0., 1.), # mean and deviation, of each of the 132 numbers, that training took away
+        size=None     # (w, h) of the pictures that the training data come from; None: not known
     ):
         if inputs not in ("raw", "body_centred"): raise DataError(f"inputs: {inputs!r}, expected 'raw' or 'body_centred'")
         self.model, self.classes, self.frames, self.inputs, self.every, self.scale = model.eval(), tuple(classes), frames, inputs, every, scale
-        self.buffer = deque(maxlen=frames)
+        self.size, self.aspect, self.buffer = size, 1., deque(maxlen=frames)
+
+    def begin(self, size): # (w, h)
+        "Forget what was seen, and prepare for pictures of another shape than the training's: landmarks are shares of the picture, so a body in a wider one looks narrower."
+        self.buffer.clear(); self.aspect = size[1] * self.size[0] / (size[0] * self.size[1]) if self.size else 1.
 
     @torch.inference_mode()
     def __call__(self, landmarks): # (33 4) or None -> (classes,) float32, or None while the window is not full
@@ -44,7 +51,7 @@ class LiveClassifier:
         self.buffer.append(landmarks)
         if len(self.buffer) < self.frames: return None
         window = np.stack(self.buffer)
-        window = (body_centred(window) if self.inputs == "body_centred" else window)[::self.every]
+        window = (body_centred(window, aspect=self.aspect) if self.inputs == "body_centred" else window)[::self.every]
         x = (torch.from_numpy(np.ascontiguousarray(window)).reshape(1, len(window), -1) - self.scale[0]) / self.scale[1]
         return self.model(x).softmax(1)[0].numpy()
 
@@ -70,18 +77,18 @@ class Strip:
         self.text = max(9, min(16, int(self.h / len(classes) / 1.35)))
         self.names = min(self.w // 2, int(max(_word(c, self.text).shape[1] for c in classes)) + 6 * self.text)
         self.step = max(1, round((self.w - self.names) / columns))
-        self.colors = np.array([[255 * v for v in c] for c in sns.color_palette("colorblind", len(classes))], np.uint8)
+        self.colours = np.array([[255 * v for v in c] for c in sns.color_palette("colorblind", len(classes))], np.uint8)
         self.past = np.full((self.h, self.w - self.names, 3), _NONE, np.uint8)
 
     def draw(self, p): # (classes,) or None -> (h w 3) uint8
         "Add a frame."
         self.past[:, :-self.step] = self.past[:, self.step:].copy()
         rows = (np.arange(self.h) + .5) / self.h
-        self.past[:, -self.step:] = _NONE if p is None else self.colors[np.searchsorted(np.cumsum(p)[:-1], rows)][:, None]
+        self.past[:, -self.step:] = _NONE if p is None else self.colours[np.searchsorted(np.cumsum(p)[:-1], rows)][:, None]
         image = np.full((self.h, self.w, 3), _PAPER, np.uint8); image[:, :self.w - self.names] = self.past
         line, x = self.h / len(self.classes), self.w - self.names
         for i, name in enumerate(self.classes):
-            y, low = round(i * line), round(i * line + max(0, (line - 1.3 * self.text) / 2)); image[y + 1:round(y + line) - 1, x + 4:x + 4 + self.text] = self.colors[i]
+            y, low = round(i * line), round(i * line + max(0, (line - 1.3 * self.text) / 2)); image[y + 1:round(y + line) - 1, x + 4:x + 4 + self.text] = self.colours[i]
             _write(image, name, x + 10 + self.text, low, self.text)
             if p is not None: share = f"{100 * p[i]:.0f} %"; _write(image, share, self.w - _word(share, self.text).shape[1] - 3, low, self.text)
         return image
@@ -124,7 +131,9 @@ class Playback:
     seconds: dict             # "landmarks", "classifier", "picture" -> (t,) seconds of work
 
     @property
-    def fps(self): return (len(self.frame) - 1) / max(self.finished[-1], 1e-9) # pictures a second, from the first to the last
+    def fps(self):
+        "Pictures a second, from the first to the last."
+        return (len(self.frame) - 1) / max(self.finished[-1], 1e-9)
 
 def compose(
     frame,        # (h w 3) uint8, is drawn into
@@ -158,6 +167,7 @@ def play(
 ) -> Playback:
     "Landmarks, classes and pictures of a video; `DataError` of the video or of the source, after what came before it was shown."
     w, h = (round(s * min(1, side / max(video.size))) for s in video.size)
+    classifier.begin(video.size)
     below, rows, first = Strip(classifier.classes, (w, strip)), [], None
     with (Film(out, (w, h + strip), video.fps) if out else nullcontext()) as film, closing(_ahead(_found(video, source, side))) as found:
         for n, t, frame, landmarks, busy in found:
@@ -255,9 +265,26 @@ def load_classifier(
     if p.get("model") != "lstm": raise DataError(f"{folder/'record.json'}: the run's model is {p.get('model')!r}, expected 'lstm'")
     windows, _, rows, _ = training_windows(record, part)
     x = recognition.window_store(windows, p["inputs"], every=p["every"]).x[rows]
+    weights, size = folder/"checkpoint"/f"part{part}"/"weights.pt", SIZE if p["dataset"] == "recordings" else None
+    if not weights.exists(): raise DataError(f"{folder}: has no network of part {part} (checkpoint/part{part}/weights.pt); train it anew with: make reproduce")
     deviation, mean = torch.std_mean(x, (0, 1)) if p["standardise"] else (torch.ones(132), torch.zeros(132))
-    network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"]); load_weights(network, folder/"checkpoint"/f"part{part}"/"weights.pt")
-    return LiveClassifier(network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)))
+    network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"]); load_weights(network, weights)
+    return LiveClassifier(network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)), size)
+
+def in_turn(
+    takes, # list of `Recording`
+    seconds=3., # of each, or as long as its longest stretch without a gap
+    seed=0 # of the places at which they are entered
+) -> tuple: # `Recording`, action of every frame
+    "Recordings one after another, a stretch without a gap of each."
+    rng, parts = np.random.default_rng(seed), []
+    for r in takes:
+        stretches = np.split(np.arange(len(r)), np.flatnonzero(np.diff(r.frame) != 1) + 1)
+        n = min(round(seconds * r.fps), max(map(len, stretches)))
+        start = rng.choice(np.concatenate([s[:len(s) - n + 1] for s in stretches if len(s) >= n]))
+        parts.append(r.landmarks[start:start + n])
+    truth = np.repeat([r.action for r in takes], [len(x) for x in parts])
+    return Recording(np.concatenate(parts), np.arange(len(truth)), "in turn", takes[0].person, fps=takes[0].fps), truth
 
 # %% ../nbs/44_live.ipynb #6f3e84b8
 def main(argv=None) -> int: # exit code
@@ -269,9 +296,9 @@ def main(argv=None) -> int: # exit code
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        classifier = load_classifier(a.classifier)
+        classifier, data = load_classifier(a.classifier), read_record(a.classifier).params["dataset"]
         with open_video(a.video) as video, MediaPipePose() as source:
-            print(video, "|", ", ".join(classifier.classes))
+            print(video); print(f"classifier trained on {'made recordings' if data == 'recordings' else data}: {', '.join(classifier.classes)}")
             back = play(video, source, classifier, out=a.out) if a.out else _serve(video, source, classifier, a.port)
     except KeyboardInterrupt: return 130
     except (DataError, OSError) as e: print(e, file=sys.stderr); return 1
