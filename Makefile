@@ -20,7 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE # where it is set, each process would compile e
 
 LANDMARKS := .venv-landmarks/installed
 
-reproduce: $(INSTALLED) $(if $(filter mini benchmarks,$(PROFILE)),$(LANDMARKS))
+# Without MediaPipe's environment, the runs that need it say so and the others go on.
+reproduce: $(INSTALLED)
+	$(if $(filter mini benchmarks,$(PROFILE)),-@$(MAKE) --no-print-directory $(LANDMARKS))
 	@$(BIN)/python -m thesis_lib.workflow lock -- $(BIN)/snakemake --nolock --cores $(CORES) \
 		--config profile=$(PROFILE) processes=$(PROCESSES) --rerun-incomplete --keep-going --quiet rules host
 	@echo "Report: file://$(CURDIR)/outputs/$(PROFILE)/index.html"
@@ -36,10 +38,10 @@ bench: $(INSTALLED)
 	$(MAKE) reproduce PROFILE=benchmarks CORES=1
 
 live: $(INSTALLED) $(LANDMARKS)
-	$(BIN)/python -m thesis_lib.live $(or $(VIDEO),$(CAMERA),0) $(if $(OUT),--out $(OUT)) $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) $(if $(PORT),--port $(PORT))
+	$(BIN)/python -m thesis_lib.live "$(or $(VIDEO),$(CAMERA),0)" $(if $(OUT),--out "$(OUT)") $(if $(CLASSIFIER),--classifier "$(CLASSIFIER)") $(if $(PORT),--port $(PORT))
 
 landmarks: $(INSTALLED) $(LANDMARKS)
-	$(if $(VIDEO),$(BIN)/python -m thesis_lib.capture $(VIDEO) $(or $(OUT),$(error OUT=landmarks.txt is missing)) $(if $(OVERLAY),--overlay $(OVERLAY)),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=film.webm]")
+	$(if $(VIDEO),$(BIN)/python -m thesis_lib.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" $(if $(OVERLAY),--overlay "$(OVERLAY)"),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=film.webm]")
 
 # MediaPipe, in an environment of its own: it wants NumPy 1. The file lists what Pose needs of its requirements.
 $(LANDMARKS): requirements-landmarks.txt

@@ -1,7 +1,7 @@
-"Videos that are not whole, cameras that are not there, a worker that dies, a kill in the middle of a row: what was recorded stays, and one sentence says what happened (the rest: notebooks 17, 43, 44)."
+"Videos that are not whole, cameras that are not there, a worker that dies, a kill in the middle of a row: what was recorded stays, and one sentence says what happened (the rest: notebooks 18, 43, 44)."
 import os, signal, subprocess, sys, time
 from pathlib import Path
-import numpy as np, pytest
+import cv2, numpy as np, pytest
 from conftest import ROOT, says
 from thesis_lib.capture import Film, MediaPipePose, Replay, blank_video, open_video, record_landmarks
 from thesis_lib.core import root
@@ -103,6 +103,34 @@ def test_other_files_are_not_touched(tmp_path):
     says(lambda: record_landmarks(blank_video(5), Replay(swaying(5)), tmp_path/"notes.txt"), "notes.txt: is there already and is no landmark file")
     says(lambda: record_landmarks(blank_video(5), Replay(swaying(5)), tmp_path/"bad.txt"), "bad.txt, line 2: has 3 columns")
     assert (tmp_path/"notes.txt").read_text() == "dear diary" and (tmp_path/"bad.txt").read_text() == HEADER + "\n0,1,2\n"
+
+
+def test_rows_of_two_videos_never_mix(tmp_path):
+    record_landmarks(blank_video(20, (64, 64)), Replay(swaying(20)), tmp_path/"a.txt"); whole = (tmp_path/"a.txt").read_bytes()
+    other = open_video(noise_film(tmp_path/"b.webm", 30))
+    says(lambda: record_landmarks(other, Replay(swaying(30)), tmp_path/"a.txt"), "a.txt: is there already, of another video (blank: 64 x 64", "b.webm", "give another name")
+    (tmp_path/".a.txt.video").unlink() # a file from elsewhere
+    says(lambda: record_landmarks(blank_video(15), Replay(swaying(15)), tmp_path/"a.txt"), "a.txt: is there already and has frame 19, but blank has 15 frames")
+    assert (tmp_path/"a.txt").read_bytes() == whole
+
+class Camera: # ten frames, then it is unplugged
+    left = 10
+    def __init__(self, *_): pass
+    def isOpened(self): return True
+    def get(self, what): return {cv2.CAP_PROP_FRAME_WIDTH: 64, cv2.CAP_PROP_FRAME_HEIGHT: 48}.get(what, 30)
+    def read(self): self.left -= 1; return self.left >= 0, np.zeros((48, 64, 3), np.uint8)
+    def release(self): pass
+
+def test_a_camera_that_stops_and_one_that_cannot_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    says(lambda: record_landmarks(open_video(0), Replay(swaying(20)), tmp_path/"a.txt"), "camera 0: gives no more frames", "the rows up to there are kept in")
+    whole = (tmp_path/"a.txt").read_bytes(); assert whole.count(b"\n") == 11
+    says(lambda: record_landmarks(open_video(0), Replay(swaying(20)), tmp_path/"a.txt"), "a.txt: is there already, and a camera cannot be gone on with")
+    assert (tmp_path/"a.txt").read_bytes() == whole
+
+def test_an_overlay_without_its_folder_leaves_nothing(tmp_path):
+    says(lambda: record_landmarks(blank_video(5), Replay(swaying(5)), tmp_path/"a.txt", overlay=tmp_path/"no"/"a.webm"), "a.webm: the film could not be opened for writing")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the process of MediaPipe
