@@ -271,6 +271,7 @@ def load_classifier(
     network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"]); load_weights(network, weights)
     return LiveClassifier(network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)), size)
 
+# %% ../nbs/44_live.ipynb #cfd26900
 def in_turn(
     takes, # list of `Recording`
     seconds=3., # of each, or as long as its longest stretch without a gap
