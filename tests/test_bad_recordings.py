@@ -3,7 +3,8 @@ import os, re
 import numpy as np, pytest
 from conftest import says
 from thesis_lib.datasets import actions as action_sets
-from thesis_lib.recordings import HEADER, Recording, format_row, read_folder, read_recording, split, windows, write_recording
+from thesis_lib.recognition import folds
+from thesis_lib.recordings import HEADER, Recording, format_row, read_folder, read_recording, windows, write_recording
 from thesis_lib.skeletons import BLAZEPOSE33
 from thesis_lib.sources import actions
 
@@ -131,8 +132,9 @@ def test_a_recording_shorter_than_a_window(path):
 
 def test_a_split_that_cannot_be(path):
     w = windows([read_recording(path)], frames=5, stride=1)
-    says(lambda: split(w, "recordings"), "class 'WAVE' has one recording", "WAVE.txt")
-    says(lambda: split(w, "people"), "class 'WAVE' was done by one person, without a name")
+    says(lambda: folds(w, "recordings"), "split 'recordings': 3 parts, expected 2 to 1, the most into which recordings can be dealt")
+    says(lambda: folds(w, "people", 0), "split 'people': 1 parts, expected 2 to 1")
+    says(lambda: folds(w, "takes"), "split 'takes' is unknown; expected one of windows, blocks, recordings, people")
 
 def test_an_unwritable_folder(tmp_path):
     says(lambda: write_recording(made(), tmp_path/"nowhere"/"WAVE.txt"), "WAVE.txt: could not be written, no such file")

@@ -7,18 +7,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .batches import Loader
 from .core import DataError
 from .metrics import Evaluation
-from .recordings import SPLITS, Windows, body_centred
+from .recordings import Windows, body_centred
 
 # %% auto #0
-__all__ = ['UNITS', 'INPUTS', 'folds', 'units', 'ActionEval', 'plot_confusion', 'Batch', 'WindowStore', 'window_store', 'predict',
-           'statistics', 'keras_lines']
+__all__ = ['SPLITS', 'UNITS', 'INPUTS', 'folds', 'seen_share', 'units', 'ActionEval', 'most_confused', 'plot_answers', 'Batch',
+           'WindowStore', 'window_store', 'predict', 'statistics', 'keras_lines']
 
 # %% ../nbs/32_recognition.ipynb #deb7eb57
+SPLITS = ("windows", "blocks", "recordings", "people")
+
 def _deal(items, k, rng): # the part of each item, parts of equal size up to one
     return rng.permutation(np.arange(len(items)) % k)
 
@@ -45,7 +47,7 @@ def _most(w, how): # parts that there can be
 # %% ../nbs/32_recognition.ipynb #1dea8293
 def folds(
     windows: Windows,
-    how: str,  # one of `recordings.SPLITS`
+    how: str,  # one of `SPLITS`
     k=3,       # parts; 0: a person a part
     *, seed=0  # another one deals otherwise
 ) -> list: # of (rows of the training windows, rows of the test windows)
@@ -66,6 +68,16 @@ def folds(
                                          "expected recordings that can be divided so")
         out.append((np.flatnonzero(train), np.flatnonzero(test)))
     return out
+
+# %% ../nbs/32_recognition.ipynb #301f97e3
+def seen_share(
+    windows: Windows,
+    parts # of `folds`
+) -> float:
+    "Share of the tested frames that training windows hold, a mean over the parts."
+    frames = windows.x.shape[1]
+    def covered(rows): return np.unique((windows.recording[rows]*10**9 + windows.start[rows])[:, None] + np.arange(frames))
+    return float(np.mean([np.isin(covered(test), covered(train)).mean() for train, test in parts]))
 
 # %% ../nbs/32_recognition.ipynb #b0c8cdab
 UNITS = ("blocks", "recordings", "people")
@@ -129,6 +141,7 @@ def _sums(self: ActionEval): # (units c c) confusions, (units) sums of log losse
     np.add.at(loss, self._number, -np.log(np.maximum(self.p[np.arange(len(self.y)), self.y], 1e-7)))
     return table, loss
 
+# %% ../nbs/32_recognition.ipynb #a47046c9
 @patch
 def _weighted(self: ActionEval, weights, names): # weights (units b) -> name -> (b)
     table, loss = self._sums
@@ -145,28 +158,34 @@ def _about(self: ActionEval, name): # windows, unit, protocol
     n = len(self.y) if "/" not in name else int((self.y == self.classes.tolist().index(name.split("/")[1])).sum())
     return n, "", {"split": self.split} if self.split else {}
 
+# %% ../nbs/32_recognition.ipynb #25e7fbf0
 @patch(as_prop=True)
 def confusion(self: ActionEval) -> pd.DataFrame: # true class x answer
     "Numbers of windows."
     return pd.DataFrame(self._sums[0].sum(0).astype(int), pd.Index(self.classes, name="true"), pd.Index(self.classes, name="answer"))
 
-@patch
-def most_confused(self: ActionEval) -> tuple: # two names
+def _together(evaluations): # of one `ActionEval` or several: confusions added up, shares of the true class
+    count = sum(e.confusion for e in ([evaluations] if isinstance(evaluations, ActionEval) else evaluations))
+    return count, count.to_numpy() / np.maximum(count.to_numpy().sum(1, keepdims=True), 1)
+
+def most_confused(
+    evaluations # an `ActionEval`, or several, whose windows are added up
+) -> tuple: # two names, windows of either that were called the other, all errors
     "The two classes of which the largest shares are called by the other's name."
-    share = self.confusion.to_numpy() / np.maximum(self.confusion.to_numpy().sum(1, keepdims=True), 1)
-    both = np.triu(share + share.T, 1)
-    return tuple(self.classes[list(np.unravel_index(both.argmax(), both.shape))].tolist())
+    count, share = _together(evaluations)
+    a, b = np.unravel_index(np.triu(share + share.T, 1).argmax(), share.shape)
+    n = count.to_numpy()
+    return *count.index[[a, b]], int(n[a, b] + n[b, a]), int(n.sum() - np.trace(n))
 
 # %% ../nbs/32_recognition.ipynb #42d03f80
-def plot_confusion(
+def plot_answers(
     ax,
     evaluations, # an `ActionEval`, or several, whose windows are added up
     *, title=None
 ):
     "Draw what each class was called, in percent of its windows."
-    evaluations = [evaluations] if isinstance(evaluations, ActionEval) else list(evaluations)
-    count, names = sum(e.confusion.to_numpy() for e in evaluations), [c.replace("_", " ") for c in evaluations[0].classes]
-    share = 100*count / np.maximum(count.sum(1, keepdims=True), 1)
+    table, share = _together(evaluations)
+    count, share, names = table.to_numpy(), 100*share, [c.replace("_", " ") for c in table.index]
     ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for (a, b), v in np.ndenumerate(share):
         if count[a, b]: ax.text(b, a, f"{v:.0f}" if v >= .5 else "<1", ha="center", va="center", fontsize=6.5, color="white" if v > 55 else "black")
@@ -196,15 +215,21 @@ class WindowStore:
 
     def subset(self, rows): return replace(self, x=self.x[rows], y=self.y[rows])
 
+    def scale(self, rows) -> tuple: # (132), (132)
+        "Mean and deviation of each of the 132 numbers in some windows; no deviation is zero."
+        deviation, mean = torch.std_mean(self.x[rows], (0, 1))
+        return mean, deviation.clamp_min(1e-6)
+
     def standardised(self, rows): # rows of the training windows
         "The same windows, each of the 132 numbers less its mean and divided by its deviation in training."
-        deviation, mean = torch.std_mean(self.x[rows], (0, 1))
-        return replace(self, x=(self.x - mean) / deviation.clamp_min(1e-6))
+        mean, deviation = self.scale(rows)
+        return replace(self, x=(self.x - mean) / deviation)
 
     def loader(self, batch_size, **options) -> Loader: # iterable with `len` and `set_epoch`
         "Batches of an epoch; the options of `Loader`."
         return Loader(self, batch_size, **options)
 
+# %% ../nbs/32_recognition.ipynb #df9e08b1
 def window_store(
     windows: Windows,
     inputs="raw", # one of `INPUTS`
