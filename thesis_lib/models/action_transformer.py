@@ -14,7 +14,7 @@ from ..core import DataError
 
 # %% ../../nbs/models/28_action_transformer.ipynb #8c9ff618
 class ActionTransformer(nn.Module):
-    "Class of a window of landmarks by attention over its frames; DataError for sizes and windows that do not fit"
+    "Class of a window of landmarks by attention over its frames; `DataError` for sizes and windows that do not fit."
     def __init__(self,
         classes,
         *,
