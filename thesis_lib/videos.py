@@ -7,14 +7,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+import re
 import cv2, numpy as np
 from .core import DataError
 from .skeletons import Skeleton
 
 # %% auto #0
-__all__ = ['COLOURS', 'ImageFrames', 'VideoFrames', 'VideoClip', 'draw_people', 'film_strip']
+__all__ = ['PICTURES', 'COLOURS', 'natural', 'ImageFrames', 'VideoFrames', 'open_frames', 'VideoClip', 'draw_people',
+           'film_strip']
 
 # %% ../nbs/16_videos.ipynb #f69ca78f
+PICTURES = ".png", ".jpg", ".jpeg", ".bmp", ".webp" # how names of frames end
+
+def natural(path) -> list: # sorting key: frame2 before frame10
+    "Numbers in a file name count as numbers."
+    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", Path(path).name)]
+
 def _picture(image, what): # BGR or None -> (h w 3) uint8 RGB
     if image is None: raise DataError(f"{what}: no picture can be decoded; expected an image of 8 bits a channel")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -32,7 +40,7 @@ class ImageFrames(Sequence):
 
 # %% ../nbs/16_videos.ipynb #f5ad006d
 class VideoFrames(Sequence):
-    "Frames of a video file, decoded when asked for; `DataError` for a file that cannot be opened or ends early."
+    "Frames of a video file, decoded when asked for; `DataError` for a file that cannot be opened or ends early. A loop forgives a header that promises one frame, or one in a hundred, too many."
     def __init__(self, path): # anything OpenCV decodes
         self.path, self._next = Path(path), 0
         if not self.path.is_file(): raise DataError(f"{path}: no such file; expected a video")
@@ -54,6 +62,24 @@ class VideoFrames(Sequence):
         if not good: raise DataError(f"{self.path}: ends at frame {self._next}; expected {len(self)} frames")
         self._next += 1
         return _picture(image, f"{self.path} frame {i}")
+
+    def __iter__(self):
+        for i in range(len(self)):
+            try: frame = self[i]
+            except DataError:
+                if not i or i < len(self) - max(1, .01*len(self)): raise
+                return
+            yield frame
+
+def open_frames(video): # a video file, a folder of images in natural order, or a sequence of frames -> sequence
+    "Frames of a video, whatever it is; `DataError` if it is not there or cannot be decoded."
+    if not isinstance(video, (str, Path)): return video
+    path = Path(video)
+    if not path.exists(): raise DataError(f"{path}: no such video, and no folder of images")
+    if not path.is_dir(): return VideoFrames(path)
+    paths = sorted((p for p in path.iterdir() if p.suffix.lower() in PICTURES), key=natural)
+    if not paths: raise DataError(f"{path}: holds no frames; expected files that end in {', '.join(PICTURES)}")
+    return ImageFrames(paths)
 
 # %% ../nbs/16_videos.ipynb #bac556b1
 @dataclass
