@@ -8,7 +8,7 @@ from thesis_lib.workflow import notebook_parameters, read_profile
 ROWS = {"core": 0, "skeletons": 0, "attention": 1, "heatmaps": 1, "geometry": 1, "metrics": 1, "plots": 1, "annotations": 1, "timing": 1, "downloads": 1,
         "sequences": 1, "recordings": 1, "batches": 1, "radiology": 1, "audit": 1, "hooks": 1, "videos": 1, "mannequins": 1, "landmark_worker": 1,
         "explain": 2, "latents": 2, "confusion": 2, "detection": 2, "box_metrics": 2, "recognition": 2, "training": 3, "sources": 3,
-        "report": 4, "workflow": 4, "warm": 4, "capture": 4, "tracking": 4, "live": 5} # datasets.* and models.* are row 2; live stands with the experiments: it puts all together
+        "report": 4, "workflow": 4, "warm": 4, "capture": 4, "tracking": 5, "live": 5} # datasets.* and models.* are row 2; tracking and live stand with the experiments: they put all together
 MAY_IMPORT = {0: {0}, 1: {0}, 2: {0, 1}, 3: {0, 1}, 4: {0, 1}, 5: {0, 1, 2, 3, 4}}
 
 def row(module): return 2 if module.startswith(("datasets", "models")) else ROWS[module]

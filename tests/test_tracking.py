@@ -3,7 +3,8 @@ import cv2, numpy as np, pytest
 from thesis_lib.core import DataError
 from thesis_lib.recordings import read_recording
 from thesis_lib.skeletons import BLAZEPOSE33
-from thesis_lib.tracking import TRACKERS, Found, Track, idf1, link, mota, open_frames, record_people, track_counts
+from thesis_lib.tracking import TRACKERS, Found, Track, box_iou, idf1, link, main, mota, record_people, track_counts, tracks_film
+from thesis_lib.videos import VideoFrames, open_frames
 
 N, SIZE = 24, (160, 100)
 MOVING = [m for m in TRACKERS if m != "iou"]
@@ -103,8 +104,8 @@ def test_recording_a_folder_of_frames(tmp_path):
     people = [walk(5, 60), walk(130, 90)]
     frames = frames_of(people, [(200, 40, 40), (40, 60, 210)])
     frames[5, :, 100:] = (0, 255, 0) # the landmark source finds nobody there
-    (tmp_path/"frames").mkdir(); (tmp_path/"out").mkdir()
-    for i, frame in enumerate(frames): cv2.imwrite(str(tmp_path/"frames"/f"{i:03d}.png"), frame[..., ::-1])
+    (tmp_path/"frames").mkdir()
+    for i, frame in enumerate(frames): cv2.imwrite(str(tmp_path/"frames"/f"frame{i}.bmp"), frame[..., ::-1]) # frame2 before frame10
     replay = iter(found_of(people, lambda p, t: p == 0 and t in (9, 10)))
     made = record_people(tmp_path/"frames", lambda frame: next(replay), tmp_path/"out", Middle, action="walk", fps=15)
     first, second = (read_recording(path) for path, _ in made)
@@ -126,6 +127,42 @@ def test_recording_with_the_joints_of_the_detector(tmp_path):
 def test_nobody_leaves_no_file(tmp_path):
     assert record_people(frames_of([]), lambda frame: Found(np.zeros((0, 4)), np.zeros(0)), tmp_path) == [] and not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="none.mp4: no such video"): open_frames(tmp_path/"none.mp4")
-    with pytest.raises(DataError, match="image frames: no files"): open_frames(tmp_path)
+    with pytest.raises(DataError, match="holds no frames; expected files that end in .png"): open_frames(tmp_path)
     with pytest.raises(DataError, match="track 0: has no joints; expected a landmark source"):
         replay = iter(found_of([walk(20, 60)])); record_people(frames_of([walk(20, 60)]), lambda frame: next(replay), tmp_path)
+
+def joined(boxes): # one person with joints
+    return [Found(b[None], [.9], np.full((1, 17, 3), .9)) for b in boxes]
+
+def test_a_video_that_ends_early_keeps_what_was_tracked(tmp_path):
+    boxes = walk(20, 60); frames = tmp_path/"frames"; frames.mkdir()
+    for i, frame in enumerate(frames_of([boxes])): cv2.imwrite(str(frames/f"{i}.png"), frame[..., ::-1])
+    (frames/"15.png").write_bytes((frames/"15.png").read_bytes()[:60])
+    replay = iter(joined(boxes))
+    with pytest.raises(DataError, match="15.png: no picture can be decoded"): record_people(frames, lambda frame: next(replay), tmp_path/"out")
+    assert read_recording(tmp_path/"out"/"person_0.txt").frame.tolist() == list(range(15))
+
+def test_a_kill_loses_little(tmp_path):
+    boxes = walk(20, 60); replay = iter(joined(boxes)[:13])
+    class Killed(BaseException): pass
+    def detect(frame):
+        for found in replay: return found
+        raise Killed
+    with pytest.raises(Killed): record_people(frames_of([boxes]), detect, tmp_path, every=5)
+    assert read_recording(tmp_path/"person_0.txt").frame.tolist() == list(range(10))
+    with pytest.raises(DataError, match="person_0.txt: is there already"): record_people(frames_of([boxes]), detect, tmp_path)
+
+def test_film_of_tracks(tmp_path):
+    people = [walk(5, 130), walk(130, 5, y=34)]
+    made = [(None, t) for t in link(found_of(people))]
+    tracks_film(frames_of(people), made, tmp_path/"film.mp4")
+    film = VideoFrames(tmp_path/"film.mp4")
+    assert len(film) == N and film[0].shape == (*SIZE[::-1], 3) and np.abs(film[0].astype(int) - frames_of(people)[0]).max() > 60
+
+def test_boxes_of_no_size_overlap_nothing():
+    assert box_iou(np.zeros((0, 4)), np.ones((2, 4))).shape == (0, 2)
+    np.testing.assert_allclose(box_iou(np.float32([[0, 0, 2, 2]]), np.float32([[1, 0, 3, 2], [4, 4, 5, 5]])), [[1/3, 0]])
+
+def test_the_command_says_what_is_missing(tmp_path, capsys):
+    assert main([str(tmp_path/"none.mp4"), str(tmp_path/"out"), "--detector", str(tmp_path)]) == 1
+    assert "record.json: no such record" in capsys.readouterr().err and not (tmp_path/"out").exists()

@@ -4,20 +4,22 @@
 
 # %% ../nbs/45_tracking.ipynb #8173ccb5
 from __future__ import annotations
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-import cv2, motmetrics, numpy as np, torch, trackforge
-from .core import DataError, progress
+import argparse, sys
+import cv2, motmetrics, numpy as np, torch, torchvision, trackforge
+from .capture import Film, MediaPipePose
+from .core import DataError, progress, read_record, run_dir
+from .models.keypoint_rcnn import from_run
 from .recordings import Recording, write_recording
 from .skeletons import BLAZEPOSE33, COCO17, convert
-from .videos import ImageFrames, VideoFrames
+from .videos import draw_people, open_frames
 
 # %% auto #0
 __all__ = ['TRACKERS', 'COUNTS', 'Found', 'people_detector', 'Track', 'box_iou', 'clothes', 'link', 'track_counts', 'mota',
-           'idf1', 'crop_person', 'uncrop_landmarks', 'landmarks_of_joints', 'track_recording', 'open_frames',
-           'record_people']
+           'idf1', 'crop_person', 'uncrop_landmarks', 'landmarks_of_joints', 'track_recording', 'record_people',
+           'tracks_film', 'main']
 
 # %% ../nbs/45_tracking.ipynb #f811ca97
 class Found(NamedTuple):
@@ -65,10 +67,8 @@ class Track:
     def __len__(self): return len(self.frame)
 
 def box_iou(a, b): # (n 4), (m 4) -> (n m)
-    "Intersection over union of boxes x1 y1 x2 y2."
-    size = np.clip(np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]), 0, None).prod(-1)
-    area = lambda x: (x[:, 2:] - x[:, :2]).prod(-1)
-    return size/(area(a)[:, None] + area(b)[None] - size)
+    "Intersection over union of boxes x1 y1 x2 y2, as torchvision has it."
+    return torchvision.ops.box_iou(*(torch.from_numpy(np.asarray(x, float).reshape(-1, 4)) for x in (a, b))).numpy()
 
 class _LastBox: # the floor, with the interface of trackforge
     def __init__(self, max_gap, iou): self.max_gap, self.iou, self.last, self.now, self.count = max_gap, iou, {}, 0, 0
@@ -199,30 +199,78 @@ def track_recording(
         if (seen := source.detect(crop)) is not None: rows.append((i, uncrop_landmarks(seen, window, (w, h))))
     return Recording(np.stack([r for _, r in rows]), np.array([i for i, _ in rows]), action, person, take, fps) if rows else None
 
-def open_frames(video): # a sequence of frames, a folder of images or a video file -> sequence
-    "Frames of a video, whatever it is; `DataError` if it is not there or cannot be decoded."
-    if not isinstance(video, (str, Path)): return video
-    path = Path(video)
-    if not path.exists(): raise DataError(f"{path}: no such video, and no folder of images")
-    return ImageFrames(sorted(p for p in path.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))) if path.is_dir() else VideoFrames(path)
+# %% ../nbs/45_tracking.ipynb #55ab44c4
+def _write_people(folder, frames, found, make_source, about, options): # tracks of what was found so far -> [(path, Track)]
+    made = []
+    for track in link(found, frames, **options):
+        source = make_source() if make_source else None
+        try: recording = track_recording(frames, track, source, person=str(track.id), **about)
+        finally:
+            if source is not None: source.close()
+        if recording is None: continue
+        made.append((folder/f"person_{track.id}.txt", track)); write_recording(recording, made[-1][0])
+    return made
 
 def record_people(
     video,         # a video file, a folder of images, or a sequence of frames
     detector,      # frame -> Found
-    folder,        # of the landmark files person_0.txt, person_1.txt ...
+    folder,        # of the landmark files person_0.txt, person_1.txt ..; made if it is not there
     make_source=None, # () -> landmark source, one for each person; None: the joints of the detector
     *, action="", fps=None, # None: of the file, else 30
+    every=100,     # frames after which the files are written anew; with a landmark source they are written at the end
     **options      # of `link`
 ) -> list: # of (path, Track)
-    "Landmark files of all people in a video."
-    frames = open_frames(video)
-    found = [_checked(detector(frame), i) for i, frame in enumerate(progress(frames, "detecting"))]
-    fps, made = fps or getattr(frames, "fps", 30.), []
-    for track in link(found, frames, **options):
-        source = make_source() if make_source else None
-        try: recording = track_recording(frames, track, source, action=action, person=str(track.id), fps=fps)
-        finally:
-            if source is not None: source.close()
-        if recording is None: continue
-        made.append((Path(folder)/f"person_{track.id}.txt", track)); write_recording(recording, made[-1][0])
-    return made
+    "Landmark files of all people in a video; `DataError` for a folder that holds such files. A video that ends early, or Ctrl-C, leaves the files of the frames before it and is raised again."
+    frames, folder, found = open_frames(video), Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    if old := sorted(folder.glob("person_*.txt")): raise DataError(f"{old[0]}: is there already; expected a folder without people, since numbers of two videos would mix")
+    about = dict(action=action, fps=fps or getattr(frames, "fps", 30.))
+    write = lambda: _write_people(folder, open_frames(video), found, make_source, about, options)
+    try:
+        for i, frame in enumerate(progress(frames, "detecting")):
+            found.append(_checked(detector(frame), i))
+            if not make_source and not len(found) % every: write()
+    except (DataError, KeyboardInterrupt): write(); raise
+    return write()
+
+# %% ../nbs/45_tracking.ipynb #e009f57f
+def tracks_film(
+    frames, # sequence of (h w 3) uint8 RGB
+    made,   # (path, Track) of every person, as of `record_people`
+    path,   # .webm plays in a browser, or .mp4
+    fps=30.
+):
+    "A film with the boxes and joints of the tracks, a colour a person; `DataError` if it cannot be written."
+    with Film(path, frames[0].shape[1::-1], fps) as film:
+        for i, frame in enumerate(frames):
+            here = [(t, row) for _, t in made for row in np.flatnonzero(t.frame == i)]
+            boxes = np.array([t.boxes[row] for t, row in here]).reshape(-1, 4)
+            joints = np.array([t.keypoints[row] for t, row in here]).reshape(-1, 17, 3) if all(t.keypoints is not None for t, _ in here) else None
+            marks = () if joints is None else (joints[..., :2], 2*(joints[..., 2] > .5), COCO17)
+            film.write(draw_people(frame, *marks, boxes=boxes, ids=[t.id for t, _ in here]))
+
+# %% ../nbs/45_tracking.ipynb #d0fcaf93
+def main(argv=None) -> int: # exit code
+    "The command line: a video to a landmark file for each person."
+    parser = argparse.ArgumentParser(prog="python -m thesis_lib.tracking", description="Landmarks of several people, a file for each.")
+    parser.add_argument("video", help="file or folder of frames"); parser.add_argument("folder", help="of the landmark files; it must hold none yet")
+    parser.add_argument("--detector", type=Path, default=run_dir("smoke", "keypoint_rcnn/detector", "main"), help="folder of a run that trained a Keypoint R-CNN (default: of the smoke profile)")
+    parser.add_argument("--mediapipe", action="store_true", help="landmarks by MediaPipe in the boxes, instead of the detector's 17 joints (make landmarks)")
+    parser.add_argument("--method", choices=TRACKERS, default="ocsort", help="of linking (default: ocsort)"); parser.add_argument("--threshold", type=float, default=.5, help="detections of a lower score start no track")
+    parser.add_argument("--max-gap", type=int, default=15, help="frames for which somebody unseen is waited for")
+    parser.add_argument("--action", default="", help="name of the class"); parser.add_argument("--overlay", help="film with boxes and joints, a colour a person; .webm or .mp4")
+    a = parser.parse_args(argv)
+    try:
+        detector, frames = people_detector(from_run(read_record(a.detector))), open_frames(a.video)
+        if a.mediapipe: MediaPipePose().close() # that it is missing is said at once
+        if a.overlay: Path(a.overlay).parent.mkdir(parents=True, exist_ok=True)
+        made = record_people(a.video, detector, a.folder, MediaPipePose if a.mediapipe else None, action=a.action, method=a.method, threshold=a.threshold, max_gap=a.max_gap)
+        if a.overlay: tracks_film(frames, made, a.overlay, getattr(frames, "fps", 30.))
+    except KeyboardInterrupt: print(f"stopped; what was tracked up to here is in {a.folder}", file=sys.stderr); return 130
+    except (DataError, OSError) as e: print(e, file=sys.stderr); return 1
+    for path, track in made: print(f"{path}: frames {track.frame[0]} to {track.frame[-1]}, {len(track)} boxes")
+    if not made: print(f"{a.video}: nobody was found", file=sys.stderr)
+    return 0
+
+# %% ../nbs/45_tracking.ipynb #b1d94a5f
+if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
