@@ -9,7 +9,6 @@ __all__ = ['STAGE_NAMES', 'SIZES', 'ActionLSTM', 'ConvLSTMCell', 'PoseMachineLST
 # %% ../../nbs/models/27_lstm.ipynb #9aa6c94c
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from matplotlib.patches import ConnectionPatch
 from torch import nn
@@ -20,7 +19,7 @@ from ..plots import WIDTH, overlay_map, show_image
 
 # %% ../../nbs/models/27_lstm.ipynb #02ed4723
 class ActionLSTM(nn.Module):
-    "Class of a window of landmarks by stacked LSTM layers; DataError for sizes and windows that do not fit"
+    "Class of a window of landmarks by stacked LSTM layers; `DataError` for sizes and windows that do not fit."
     def __init__(self,
         classes,
         *,
@@ -44,7 +43,7 @@ class ActionLSTM(nn.Module):
 
 # %% ../../nbs/models/27_lstm.ipynb #c4c25cb4
 class ConvLSTMCell(nn.Module):
-    "One step of a convolutional LSTM"
+    "One step of a convolutional LSTM."
     def __init__(self,
         channels, # of the input
         hidden, # channels of memory and output
@@ -83,7 +82,7 @@ def _features(width, features, kernel, halvings, norm): # image -> (features h w
 
 # %% ../../nbs/models/27_lstm.ipynb #73836960
 class PoseMachineLSTM(nn.Module):
-    "LSTM Pose Machines (Luo et al. 2018): beliefs of joints and background for every frame of a clip; DataError for sizes and clips that do not fit"
+    "LSTM Pose Machines (Luo et al. 2018): beliefs of joints and background for every frame of a clip; `DataError` for sizes and clips that do not fit."
     def __init__(self,
         joints,
         *,
@@ -116,7 +115,7 @@ class PoseMachineLSTM(nn.Module):
         central, # (b 1 h w)
         state=None, # of the LSTM
     ): # beliefs (b joints+1 h w) of the frame, state
-        "What is done at every frame"
+        "What is done at every frame."
         state = self.lstm(torch.cat((features, beliefs, central), 1), state)
         return self.convnet3(state[0]), state
 
@@ -166,7 +165,7 @@ def pose_machine_loss(
     weights, # (b t k) 1 for labelled joints, 0 otherwise
     foreground=0., # see `heatmaps.heatmap_loss`
 ): # scalar
-    "Sum over maps in time of the heatmap loss, divided by the number of frames; DataError if the shapes do not fit"
+    "Sum over maps in time of the heatmap loss, divided by the number of frames; `DataError` if the shapes do not fit."
     t, starts = targets.shape[1], maps.shape[1] - targets.shape[1]
     if starts not in (1, t): raise DataError(f"maps have shape {tuple(maps.shape)}; expected initial beliefs of 1 or {t} frames before those of {t}")
     targets = torch.cat((targets, 1 - targets.amax(2, keepdim=True)), 2)
@@ -176,7 +175,7 @@ def pose_machine_loss(
 
 # %% ../../nbs/models/27_lstm.ipynb #2e471ddd
 class FirstStage(nn.Module):
-    "The first frame of a `PoseMachineLSTM`, with its own parts"
+    "The first frame of a `PoseMachineLSTM`, with its own parts."
     def __init__(self, model):
         super().__init__()
         self.convnet1, self.convnet2, self.lstm, self.convnet3 = model.convnet1, model.convnet2, model.lstm, model.convnet3
@@ -185,7 +184,7 @@ class FirstStage(nn.Module):
         return self.convnet3(self.lstm(torch.cat((self.convnet2(frame), self.convnet1(frame), central), 1))[0])
 
 class LaterStage(nn.Module):
-    "A later frame of a `PoseMachineLSTM`, with its own parts"
+    "A later frame of a `PoseMachineLSTM`, with its own parts."
     def __init__(self, model):
         super().__init__()
         self.convnet2, self.lstm, self.convnet3 = model.convnet2, model.lstm, model.convnet3
@@ -203,7 +202,7 @@ def watch(self:PoseMachineLSTM,
     frames, # (b t 3 h w)
     central, # (b 1 h' w')
 ): # dict: features (b t c h' w'), cell (b t hidden h' w'), maps as `forward` gives them
-    "What is inside the network while it looks at clips"
+    "What is inside the network while it looks at clips."
     t, kept = frames.shape[1], []
     hook = self.lstm.register_forward_hook(lambda module, given, out: kept.append(out[1]))
     try: maps = self(frames, central)
@@ -244,7 +243,7 @@ def unrolled_figure(
     *,
     pictures=None, # (t ..) frames to show, what `plots.as_image` takes; None: `frames`
 ):
-    "A clip on its way through the network, unrolled over time"
+    "A clip on its way through the network, unrolled over time."
     seen, t = {k: v[0] for k, v in model.eval().watch(frames[None], central[None]).items()}, len(frames)
     pictures = frames if pictures is None else pictures
     fig, rows = _places(t, model.memory, frames.shape[2]/frames.shape[3])
@@ -267,7 +266,7 @@ def from_run(
     record, # `RunRecord` of a run that built a `PoseMachineLSTM`
     joints, # of its skeleton
 ): # `PoseMachineLSTM`, in eval mode, on the CPU
-    "The network of a finished run; DataError for a record of something else, and for weights that are missing or do not fit"
+    "The network of a finished run; `DataError` for a record of something else, and for weights that are missing or do not fit."
     try: model = PoseMachineLSTM(joints, memory=record.params["memory"], **{k: record.params[k] for k in SIZES})
     except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a pose machine") from None
     load_weights(model, record.path/"checkpoint"/"weights.pt")
