@@ -94,7 +94,8 @@ TRACKERS = dict( # name -> tracker of (max_gap, threshold)
     ocsort=lambda gap, threshold: trackforge.OCSORT(max_age=gap, min_hits=1, iou_threshold=.2),
     clothes=lambda gap, threshold: trackforge.BOTSORT(track_thresh=threshold, track_buffer=gap, match_thresh=.8, det_thresh=threshold, proximity_thresh=.9, appearance_thresh=.25))
 
-def clothes(frame, boxes): # (h w 3) uint8, (n 4) -> (n 128) unit vectors: root histograms of colour in the upper and the lower half of the middle of each box
+def clothes(frame, boxes): # (h w 3) uint8 RGB, (n 4) x1 y1 x2 y2 -> (n 128) float32 unit vectors
+    "What people wear: root histograms of colour in the upper and the lower half of the middle of each box."
     lab, out = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).clip(0, [255, 191, 191]).clip([0, 64, 64]).astype(np.uint8), []
     for x1, y1, x2, y2 in boxes:
         columns = slice(max(0, int(x1 + .25*(x2 - x1))), max(1, int(np.ceil(x2 - .25*(x2 - x1)))))
