@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGE_NAMES', 'SIZES', 'ActionLSTM', 'ConvLSTMCell', 'PoseMachineLSTM', 'central_map', 'pose_machine_loss',
-           'FirstStage', 'LaterStage', 'unrolled_figure', 'from_run']
+           'StillMachine', 'FirstStage', 'LaterStage', 'unrolled_figure', 'from_run']
 
 # %% ../../nbs/models/27_lstm.ipynb #9aa6c94c
 import matplotlib.pyplot as plt
@@ -172,6 +172,20 @@ def pose_machine_loss(
     weights = torch.cat((weights, torch.ones_like(weights[..., :1])), 2)
     every = lambda x: torch.cat((x[:, :starts], x), 1).flatten(0, 1)
     return heatmap_loss(maps.flatten(0, 1), every(targets), every(weights), foreground) * maps.shape[1]/t
+
+# %% ../../nbs/models/27_lstm.ipynb #6395b0e9
+class StillMachine(nn.Module):
+    "A `PoseMachineLSTM` as a network for single pictures, each a clip of one frame."
+    def __init__(self, machine):
+        super().__init__()
+        self.machine = machine
+
+    def maps(self, images): # (b 3 h w) -> (b 2 joints+1 h' w'), the initial beliefs and those behind the LSTM
+        "What `pose_machine_loss` wants."
+        size = [s//2**self.machine.halvings for s in images.shape[:-3:-1]]
+        return self.machine(images[:, None], central_map(len(images), size).to(images))
+
+    def forward(self, images): return self.maps(images)[:, -1, :-1] # (b 3 h w) -> (b joints h' w')
 
 # %% ../../nbs/models/27_lstm.ipynb #2e471ddd
 class FirstStage(nn.Module):
