@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_core.ipynb #af93330c
 from __future__ import annotations
-import fcntl, hashlib, inspect, io, json, os, pickle, platform, random, shutil, subprocess, sys, time
+import ast, fcntl, hashlib, inspect, io, json, os, pickle, platform, random, shutil, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -15,9 +15,10 @@ from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'DataError', 'root', 'data_dir', 'data_root', 'set_seed', 'content_hash',
-           'file_sha256', 'source_hash', 'locked', 'write_atomic', 'whole_folder', 'Metric', 'git_state', 'versions',
-           'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters', 'read_record',
-           'read_records', 'read_weights', 'load_weights', 'batch_mode', 'progress', 'count_parameters', 'count_macs']
+           'file_sha256', 'import_closure', 'source_hash', 'locked', 'write_atomic', 'whole_folder', 'Metric',
+           'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_dir', 'run_record', 'parameters',
+           'read_record', 'read_records', 'read_weights', 'load_weights', 'batch_mode', 'progress', 'count_parameters',
+           'count_macs']
 
 # %% ../nbs/00_core.ipynb #a6091e7f
 class DataError(ValueError):
@@ -63,11 +64,40 @@ def file_sha256(path) -> str: # 64 hexadecimal digits
     "SHA-256 of a file, read in pieces."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
+# %% ../nbs/00_core.ipynb #3d471a1f
+def _imported(path: Path) -> set: # files of the same package that a module imports, at its top or inside of a function
+    package = next(p for p in [path, *path.parents] if not (p.parent/"__init__.py").is_file()) # its top folder
+    home, found = package.parent, set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            folder = (path.parents[node.level - 1] if node.level else home).joinpath(*(node.module or "").split("."))
+            found |= {folder.with_suffix(".py"), *(folder/f"{alias.name}.py" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {home.joinpath(*alias.name.split(".")).with_suffix(".py") for alias in node.names}
+    return {f for f in found if f.is_relative_to(package) and f.is_file()}
+
+def _statements(path: Path) -> str: # of a module: no comment, no docstring, no list of public names, no import from its own package
+    tree = ast.parse(path.read_text())
+    tree.body = [n for n in tree.body if not ast.unparse(n).startswith("__all__ =")]
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): continue
+        if ast.get_docstring(node) is not None: node.body = node.body[1:]
+        node.body = [n for n in node.body if not (isinstance(n, ast.ImportFrom) and n.level)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+def import_closure(*objects) -> list[Path]: # sorted
+    "Files of the modules in which `objects` (or modules themselves) are defined, and of all that these import from their own package."
+    modules = (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
+    todo = {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"} # a notebook and the script made of it must agree
+    found = set()
+    while todo:
+        found.add(path := todo.pop())
+        todo |= _imported(path) - found
+    return sorted(found)
+
 def source_hash(*objects) -> str: # 16 hexadecimal digits
-    "Hash of the source text of the modules in which `objects` (or modules themselves) are defined."
-    modules = {m.__name__: m for m in (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
-               if hasattr(m, "__file__") and m.__name__ != "__main__"} # a notebook and the script made of it must agree
-    return content_hash([Path(modules[name].__file__).read_text() for name in sorted(modules)])
+    "Hash of the code that `objects` (or modules themselves) rest on: the statements of their `import_closure`, wherever its modules lie."
+    return content_hash(*sorted(_statements(path) for path in import_closure(*objects)))
 
 # %% ../nbs/00_core.ipynb #67496c05
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225) # of red, green, blue between 0 and 1
