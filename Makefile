@@ -1,8 +1,8 @@
 # make reproduce [PROFILE=smoke|mini|full] [PROCESSES=1] every table and figure, then outputs/<profile>/index.html
 # make test        library notebooks, command line, workflow, bad input, the report in a browser
 # make lab         JupyterLab           make bench    speed, beside what you would use instead
-# make live        the first camera, skeleton and classes, in a browser; or VIDEO=file [OUT=film.webm]       (CLASSIFIER=folder of a run, PORT=8765)
-# make landmarks   the environment of MediaPipe; with VIDEO=file OUT=landmarks.txt [OVERLAY=film.webm] it records
+# make live        the first camera, skeleton and classes, in a browser; or VIDEO=file [OUT=video.webm]       (CLASSIFIER=folder of a run, PORT=8765)
+# make landmarks   the environment of MediaPipe; with VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm] it records
 # In an environment of your own (conda), nothing is installed: make reproduce VENV=$CONDA_PREFIX
 PROFILE ?= smoke
 PROCESSES ?= 1
@@ -41,7 +41,7 @@ live: $(INSTALLED) $(LANDMARKS)
 	$(BIN)/python -m thesis_lib.live "$(or $(VIDEO),$(CAMERA),0)" $(if $(OUT),--out "$(OUT)") $(if $(CLASSIFIER),--classifier "$(CLASSIFIER)") $(if $(PORT),--port $(PORT))
 
 landmarks: $(INSTALLED) $(LANDMARKS)
-	$(if $(VIDEO),$(BIN)/python -m thesis_lib.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" $(if $(OVERLAY),--overlay "$(OVERLAY)"),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=film.webm]")
+	$(if $(VIDEO),$(BIN)/python -m thesis_lib.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" $(if $(OVERLAY),--overlay "$(OVERLAY)"),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm]")
 
 # MediaPipe, in an environment of its own: it wants NumPy 1. The file lists what Pose needs of its requirements.
 $(LANDMARKS): requirements-landmarks.txt

@@ -33,7 +33,7 @@ class Browser:
 
     def receive(self):
         message = json.loads(self.socket.recv())
-        cancelled = message.get("params", {}).get("type") == "Media" and message["params"].get("canceled") # a page that loads its films anew; whether they play is a check of its own
+        cancelled = message.get("params", {}).get("type") == "Media" and message["params"].get("canceled") # a page that loads its videos anew; whether they play is a check of its own
         if message.get("method") in TROUBLE and not cancelled: self.events.append(message)
         self.loaded |= message.get("method") == "Page.loadEventFired"
         return message

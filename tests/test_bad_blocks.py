@@ -5,7 +5,7 @@ from thesis_lib.box_metrics import BoxEval
 from thesis_lib.core import set_seed
 from thesis_lib.detection import align_rois, greedy_nms, max_pool_rois, proposal_recall
 from thesis_lib.metrics import paired_bootstrap
-from thesis_lib.models.keypoint_rcnn import keypoint_rcnn
+from thesis_lib.models.keypoint_rcnn import build_detector
 
 torch.set_num_threads(1)
 
@@ -33,7 +33,7 @@ def test_proposals_that_are_none():
     for read in (align_rois, max_pool_rois): says(lambda: read(torch.zeros(1, 2, 8, 8), [torch.tensor([[0., 0, 0, 5]])]), "boxes of image 0: box 0", "no area")
 
 def test_heads_without_a_proposal_find_nobody():
-    set_seed(0); model = keypoint_rcnn("test_resnet", image_size=64, channels=16, box_width=32, keypoint_width=16, keypoint_layers=1, positives=4).eval()
+    set_seed(0); model = build_detector("test_resnet", image_size=64, channels=16, box_width=32, keypoint_width=16, keypoint_layers=1, positives=4).eval()
     with torch.no_grad():
         batch, _ = model.transform([torch.rand(3, 60, 80)])
         found = model.roi_heads(model.backbone(batch.tensors), [torch.zeros(0, 4)], batch.image_sizes)[0][0]

@@ -5,7 +5,7 @@ from PIL import Image
 from conftest import says
 from thesis_lib.audit import audit_duplicates, audit_splits, check_against, check_table, near_duplicates, source_auc, source_confounds, thumbnails
 from thesis_lib.datasets.nih import COHEN, COVERED, KERMANY, NIH, convert_cohen, load_nih, relabel
-from thesis_lib.radiology import CLASSES, HEALTHY, read_film, region_mask
+from thesis_lib.radiology import CLASSES, HEALTHY, read_radiograph, region_mask
 from thesis_lib.report import load_published
 
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Frontal", "Dataset")
@@ -32,7 +32,7 @@ def made(tmp_path):
 def test_good_data_is_accepted(made):
     folder, _ = made
     both = [load_nih(s, folder, validation=.4) for s in ("train", "val")]
-    assert sum(map(len, both)) == len(ROWS) - 1 and not set(both[0].patients) & set(both[1].patients) # the lateral film is left out
+    assert sum(map(len, both)) == len(ROWS) - 1 and not set(both[0].patients) & set(both[1].patients) # the lateral radiograph is left out
     for chest in both:
         y = chest.labels["original"]
         assert np.array_equal(np.isnan(y).any(1), chest.sources != NIH) and not np.isnan(y[:, [CLASSES.index("COVID-19"), HEALTHY]]).any()
@@ -90,22 +90,22 @@ def test_a_source_of_ones_own(made):
     assert row.shape == (1, 16) and np.isnan(row).sum() == 15 - (ROWS[7][1].count("|") + 1 - ("Pneumonia" in ROWS[7][1]))
 
 
-# ---- films, splits, boxes
+# ---- radiographs, splits, boxes
 
-def test_film_missing_or_broken(made):
+def test_radiograph_missing_or_broken(made):
     folder, _ = made
     (folder/"images/3_0.png").write_bytes((folder/"images/3_0.png").read_bytes()[:200])
     both = [load_nih(s, folder) for s in ("train", "val")] # files are looked for here, and decoded by the store
-    broken = next(p for s in both for p in s.paths if p.name == "3_0.png"); says(lambda: read_film(broken), "3_0.png", "cannot be decoded")
+    broken = next(p for s in both for p in s.paths if p.name == "3_0.png"); says(lambda: read_radiograph(broken), "3_0.png", "cannot be decoded")
     side = next(s.split for s in both if broken in s.paths)
     broken.unlink(); says(lambda: load_nih(side, folder), "3_0.png", "the image file is missing", "with 0 more of the")
 
 @pytest.mark.parametrize("kind", ["RGB", "P", "RGBA", "LA", "I;16"])
-def test_films_that_are_not_grey(tmp_path, kind):
+def test_radiographs_that_are_not_grey(tmp_path, kind):
     ramp = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(48, 0); grey = Image.fromarray(ramp)
     (Image.fromarray(ramp.astype(np.uint16)*257) if kind == "I;16" else grey.convert("RGB").quantize(256) if kind == "P" else grey.convert(kind)).save(tmp_path/"x.png")
-    film = read_film(tmp_path/"x.png", (64, 48))
-    assert film.shape == (48, 64) and film.dtype == np.uint8 and np.abs(film.astype(int) - ramp).max() <= 2
+    radiograph = read_radiograph(tmp_path/"x.png", (64, 48))
+    assert radiograph.shape == (48, 64) and radiograph.dtype == np.uint8 and np.abs(radiograph.astype(int) - ramp).max() <= 2
 
 @pytest.fixture
 def listed(made):
@@ -129,7 +129,7 @@ def test_patient_or_image_on_both_sides(listed):
     write(val=[images["train"][-1], *images["val"]]); says(lambda: load_nih("val", folder), "test_list.txt", "7_1.png is in train_val_list.txt too")
     (folder/"train_val_list.txt").unlink(); says(lambda: load_nih("val", folder), "test_list.txt", "the other official list is missing")
 
-def test_copied_films_stay_together(made):
+def test_copied_radiographs_stay_together(made):
     folder, _ = made
     (folder/"near_duplicates.csv").write_text("a,b\n" + "".join(f"{i}_0.png,{i + 1}_1.png\n" for i in range(11))) # a chain: all of them one person
     for v in (.35, .5, .65):
@@ -145,7 +145,7 @@ def test_bad_boxes(made, line, parts):
     folder, _ = made
     (folder/"BBox_List_2017.csv").write_text(HEAD + line + "\n"); says(lambda: load_nih("val", folder), "BBox_List_2017.csv", *parts)
 
-def test_boxes_are_scaled_to_the_film_and_go_to_validation(made):
+def test_boxes_are_scaled_to_the_radiograph_and_go_to_validation(made):
     folder, _ = made
     (folder/"BBox_List_2017.csv").write_text(HEAD + "2_0.png,Infiltrate,512.0,256.0,256.0,128.0,,,\nelsewhere.png,Mass,1,2,3,4,,,\n")
     train, val = (load_nih(s, folder, validation=.01) for s in ("train", "val"))
@@ -158,18 +158,18 @@ def test_boxes_are_scaled_to_the_film_and_go_to_validation(made):
 
 def test_relabelling(made):
     folder, _ = made
-    chest = load_nih("train", folder, validation=.1); film, other = chest.paths[0].name, chest.paths[1].name
+    chest = load_nih("train", folder, validation=.1); radiograph, other = chest.paths[0].name, chest.paths[1].name
     again = folder/"again.csv"
     def write(*lines, head="Image Index,Finding Labels"): again.write_text("\n".join([head, *lines]))
-    write(f"{film},Edema|COVID-19", f"{other},No Finding", "not_mine.png,Mass")
+    write(f"{radiograph},Edema|COVID-19", f"{other},No Finding", "not_mine.png,Mass")
     two = relabel(chest, again)
     assert [CLASSES[i] for i in np.flatnonzero(two.labels["relabelled"][0] == 1)] == ["Edema", "COVID-19"] and not np.isnan(two.labels["relabelled"][:2]).any()
     assert np.array_equal(two.labels["relabelled"][2:], chest.labels["original"][2:], equal_nan=True) and "2 of" in two.notes[-1] and list(two.labels) == ["original", "relabelled"]
-    for lines, parts in (([f"{film},Oedema"], ["line 2", "unknown finding 'Oedema'"]), ([f"{film},Mass", f"{film},Edema"], ["line 3", "stands on line 2 already"]),
-                         (["not_mine.png,Mass"], ["names no film of nih/train"]), ([f"{film},"], ["line 2", "no finding is given"]), ([], ["a header and no rows"])):
+    for lines, parts in (([f"{radiograph},Oedema"], ["line 2", "unknown finding 'Oedema'"]), ([f"{radiograph},Mass", f"{radiograph},Edema"], ["line 3", "stands on line 2 already"]),
+                         (["not_mine.png,Mass"], ["names no radiograph of nih/train"]), ([f"{radiograph},"], ["line 2", "no finding is given"]), ([], ["a header and no rows"])):
         write(*lines); says(lambda: relabel(chest, again), "again.csv", *parts)
-    write(f"{film},Mass", head="Image Index,Label"); says(lambda: relabel(chest, again), 'has no column "Finding Labels"')
-    write(f"{film},Mass"); says(lambda: relabel(chest, again, classes=["Gout"]), "unknown finding 'Gout'"); says(lambda: relabel(chest, again, base="later"), "no labels named 'later'")
+    write(f"{radiograph},Mass", head="Image Index,Label"); says(lambda: relabel(chest, again), 'has no column "Finding Labels"')
+    write(f"{radiograph},Mass"); says(lambda: relabel(chest, again, classes=["Gout"]), "unknown finding 'Gout'"); says(lambda: relabel(chest, again, base="later"), "no labels named 'later'")
 
 def test_convert_cohen(tmp_path):
     head, row = "patientid,finding,view,modality,folder,filename,license,url", "{},{},PA,X-ray,images,{}.png,CC BY,https://example.org"
@@ -228,8 +228,8 @@ def test_source_auc_is_the_auc_of_the_frequency():
 def test_duplicates_across_the_split_are_found(made):
     folder, _ = made
     train, val = (load_nih(s, folder, validation=.4) for s in ("train", "val"))
-    Image.open(train.paths[0]).resize((64, 64), Image.BILINEAR).save(val.paths[0]) # a training film, enlarged, in the place of a validation film
-    pairs, correlation = near_duplicates(thumbnails([*train.paths, *val.paths], read=read_film), block=7)
+    Image.open(train.paths[0]).resize((64, 64), Image.BILINEAR).save(val.paths[0]) # a training radiograph, enlarged, in the place of a validation radiograph
+    pairs, correlation = near_duplicates(thumbnails([*train.paths, *val.paths], read=read_radiograph), block=7)
     assert pairs.tolist() == [[0, len(train)]]
     found = audit_duplicates(pairs, correlation, [*train.patients, *val.patients], side=["train"]*len(train) + ["val"]*len(val))
     assert [f.kind for f in found] == ["near duplicates across the split", "near duplicates"] and audit_splits(train, val) == []
@@ -238,5 +238,5 @@ def test_bad_input_of_the_auditor():
     table = pd.DataFrame({"x": [.5, .6, .55]}, index=["a", "b", "mean"])
     says(lambda: check_table(table, {"average": ["a", "b"]}), "has no row 'average'"); says(lambda: check_table(table, {"mean": ["a", "c"]}), "has no row 'c'")
     says(lambda: check_against(table, table), "3 rows and 1 references in common")
-    says(lambda: thumbnails([]), "no film was given")
+    says(lambda: thumbnails([]), "no radiograph was given")
     assert check_table(table, {"mean": ["a", "b"]}) == []

@@ -3,7 +3,7 @@ import http.server, io, json, subprocess, sys, threading, zipfile
 import numpy as np, pytest
 from PIL import Image
 from conftest import says
-from thesis_lib.annotations import MAX_PIXELS, check_files, load_json, person_boxes, read_image, subset
+from thesis_lib.annotations import MAX_PIXELS, check_files, load_json, person_boxes, read_image, subset_images
 from thesis_lib.core import data_root, file_sha256
 from thesis_lib.datasets import coco as coco_module
 from thesis_lib.datasets.coco import DETECTIONS_FILE, download_coco, fully_annotated, load_coco
@@ -153,7 +153,7 @@ def test_too_many_pixels(tmp_path, recwarn):
 # ---- boxes
 
 def test_no_image_of_that_id(made):
-    says(lambda: subset(load_coco("val", folder=made[0]), [1, 99]), "has no image 99")
+    says(lambda: subset_images(load_coco("val", folder=made[0]), [1, 99]), "has no image 99")
 
 @pytest.mark.parametrize("change, part", [(dict(bbox=[1, 2, 0, 3]), "width and height above 0"), (dict(score=None), '"score"'), (dict(category_id=2), "is it for another split?")])
 def test_bad_detections(made, change, part):

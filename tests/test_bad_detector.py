@@ -8,7 +8,7 @@ from thesis_lib.annotations import PoseSet
 from thesis_lib.box_metrics import BoxEval
 from thesis_lib.core import run_record, set_seed
 from thesis_lib.datasets.images import ImageStore, image_loader, image_target
-from thesis_lib.models.keypoint_rcnn import detector_loss, keypoint_rcnn, predict
+from thesis_lib.models.keypoint_rcnn import detector_loss, build_detector, predict
 from thesis_lib.skeletons import COCO17
 from thesis_lib.sources import pose2d
 
@@ -30,7 +30,7 @@ def made(tmp_path):
     return lambda *people: ImageStore(PoseSet("toy", "train", dict(images=images, annotations=list(people), categories=categories), tmp_path))
 
 @pytest.fixture
-def model(): set_seed(0); return keypoint_rcnn("test_resnet", image_size=64, channels=16, box_width=32, keypoint_width=16, keypoint_layers=1, positives=4).train()
+def model(): set_seed(0); return build_detector("test_resnet", image_size=64, channels=16, box_width=32, keypoint_width=16, keypoint_layers=1, positives=4).train()
 
 def losses(model, store, rows=range(4)):
     loss, parts = detector_loss(model, store.batch(np.array(rows)))
@@ -82,7 +82,7 @@ def test_a_killed_training_goes_on(made, model, tmp_path):
     store, folder = made(person(1, 1, (10, 10, 30, 40)), person(2, 2, (5, 5, 40, 80))), tmp_path/"fit"
     def fit(folder, stop=None):
         set_seed(0)
-        network = keypoint_rcnn("test_resnet", image_size=64, channels=16, box_width=32, keypoint_width=16, keypoint_layers=1, positives=4)
+        network = build_detector("test_resnet", image_size=64, channels=16, box_width=32, keypoint_width=16, keypoint_layers=1, positives=4)
         def loader(rank, world_size, device):
             made = image_loader(store, 2, seed=1, flip=.5)
             if stop is not None:

@@ -5,10 +5,10 @@ import numpy as np, pytest, torch
 from conftest import says
 from thesis_lib.core import DataError, file_sha256
 from thesis_lib.datasets.mocap import _MEANING, SAME_PERSON, TEST_SUBJECTS, load_mocap
-from thesis_lib.datasets.windows import Windows, predict
+from thesis_lib.datasets.windows import MotionWindows, predict
 from thesis_lib.geometry import camera_ring, ring_around
 from thesis_lib.plots import standing_pose
-from thesis_lib.sequences import Motion, MotionSet, as_clip, check_motion, mirror, view, view_set
+from thesis_lib.sequences import Motion, MotionSet, as_view, check_motion, mirror, view, view_set
 from thesis_lib.skeletons import H36M17
 
 CAMERAS = camera_ring([0, 0, 900], n=2)
@@ -46,7 +46,7 @@ def test_positions_of_another_kind(bad, part): says(lambda: check_motion(bad, "w
     (lambda c: dict(pose3d=c.pose3d[:39]), ["39 frames of pose3d", "expected equally many"]), (lambda c: dict(pose3d=c.pose3d + c.root[:, None]), ["not relative to joint 0"]),
 ])
 def test_clip_that_does_not_fit_together(change, parts):
-    clip = as_clip(Motion("S1", "walk", "1", 50, world()), CAMERAS[0])
+    clip = as_view(Motion("S1", "walk", "1", 50, world()), CAMERAS[0])
     says(lambda: replace(clip, **change(clip)), "S1/walk/1, camera cam1: ", *parts)
 
 
@@ -78,36 +78,36 @@ def toy(): return view_set("toy", "train", [Motion("S1", "walk", "long", 50, wor
 @pytest.mark.parametrize("frames", [21, 27, 81, 243])
 def test_clip_shorter_than_the_receptive_field(toy, frames):
     name, length = ("long", 90) if frames > 90 else ("short", 20) # the first that is too short
-    says(lambda: Windows(toy, frames), f"S1/walk/{name}, camera cam1: {length} frames, and a window has {frames}")
-    if frames <= 90: assert len(Windows(toy.subset(lambda c: len(c) >= frames), frames)) == 180
+    says(lambda: MotionWindows(toy, frames), f"S1/walk/{name}, camera cam1: {length} frames, and a window has {frames}")
+    if frames <= 90: assert len(MotionWindows(toy.subset(lambda c: len(c) >= frames), frames)) == 180
 
 def test_windows_of_no_sense(toy):
-    for frames in (0, -1, 2, 26): says(lambda: Windows(toy, frames), f"windows of {frames} frames; expected an odd number")
-    says(lambda: Windows(toy, 9, stride=0), "stride 0; expected at least 1")
-    says(lambda: Windows(toy, 9).loader(16, world_size=500), "220 rows for 500 ranks do not fill one batch")
+    for frames in (0, -1, 2, 26): says(lambda: MotionWindows(toy, frames), f"windows of {frames} frames; expected an odd number")
+    says(lambda: MotionWindows(toy, 9, stride=0), "stride 0; expected at least 1")
+    says(lambda: MotionWindows(toy, 9).loader(16, world_size=500), "220 rows for 500 ranks do not fill one batch")
     says(lambda: toy.subset(lambda c: False), "toy/train: no clips")
-    says(lambda: MotionSet("toy", "val", "gt", toy.clips + toy.clips[:1]), "S1/walk/long", "there twice")
+    says(lambda: MotionSet("toy", "val", "gt", toy.views + toy.views[:1]), "S1/walk/long", "there twice")
 
 def test_a_row_that_does_not_exist(toy):
-    with pytest.raises(IndexError): Windows(toy, 9).batch([220])
+    with pytest.raises(IndexError): MotionWindows(toy, 9).batch([220])
 
 def test_nothing_is_changed(toy): # neither by batches nor by a prediction nor by what fails
-    windows, before = Windows(toy, 9), toy.fingerprint
+    windows, before = MotionWindows(toy, 9), toy.fingerprint
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9*34, 51), torch.nn.Unflatten(1, (17, 3)))
     predict(model, windows); list(windows.loader(7, flip=.5))
-    with pytest.raises(DataError): Windows(toy, 27)
-    for c in toy.clips: mirror(c.pose2d); mirror(c.pose3d)
-    assert MotionSet(toy.name, toy.split, toy.source2d, toy.clips).fingerprint == before
-    assert torch.equal(windows.batch(range(220)).pose2d, Windows(toy, 9).batch(range(220)).pose2d)
+    with pytest.raises(DataError): MotionWindows(toy, 27)
+    for c in toy.views: mirror(c.pose2d); mirror(c.pose3d)
+    assert MotionSet(toy.name, toy.split, toy.source2d, toy.views).fingerprint == before
+    assert torch.equal(windows.batch(range(220)).pose2d, MotionWindows(toy, 9).batch(range(220)).pose2d)
 
 def test_arrays_in_any_memory_order(toy): # the windows are a view of memory: a transposed array must not become other poses
-    odd = replace(toy, clips=[replace(c, pose2d=np.asfortranarray(c.pose2d), pose3d=np.asfortranarray(c.pose3d)) for c in toy.clips])
-    a, b = (Windows(s, 9).batch(range(220), flip=.5) for s in (toy, odd))
+    odd = replace(toy, clips=[replace(c, pose2d=np.asfortranarray(c.pose2d), pose3d=np.asfortranarray(c.pose3d)) for c in toy.views])
+    a, b = (MotionWindows(s, 9).batch(range(220), flip=.5) for s in (toy, odd))
     assert torch.equal(a.pose2d, b.pose2d) and torch.equal(a.pose3d, b.pose3d)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gathers_the_same_windows(toy):
-    here, there = Windows(toy, 9), Windows(toy, 9).to("cuda")
+    here, there = MotionWindows(toy, 9), MotionWindows(toy, 9).to("cuda")
     for a, b in zip(here.batch(range(220), flip=.5, epoch=3), there.batch(range(220), flip=.5, epoch=3)): assert b.is_cuda and torch.equal(a, b.cpu())
 
 

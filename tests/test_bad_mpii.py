@@ -5,7 +5,7 @@ from PIL import Image
 from scipy.io import savemat
 from conftest import says
 from thesis_lib import metrics, sources
-from thesis_lib.annotations import PoseSet, person_boxes, subset
+from thesis_lib.annotations import PoseSet, person_boxes, subset_images
 from thesis_lib.core import data_root
 from thesis_lib.datasets import crops, mpii, people
 from thesis_lib.models.hrnet import DEHRNet, DySample
@@ -151,7 +151,7 @@ def test_nobody_in_an_image_is_no_row_and_nobody_at_all_an_error(tmp_path):
     some = copy.deepcopy(few); some.coco["annotations"] = [a for a in some.coco["annotations"] if a["image_id"] != 2]
     store = crops.build(PoseSet(some.name, some.split, some.coco, some.image_dir, MPII16), size=(64, 96), cache_dir=tmp_path/"cache")
     assert set(store.image_id) == {1, 3}
-    none = subset(PoseSet(some.name, some.split, some.coco, some.image_dir, MPII16), [2])
+    none = subset_images(PoseSet(some.name, some.split, some.coco, some.image_dir, MPII16), [2])
     says(lambda: crops.build(none, size=(64, 96), cache_dir=tmp_path/"cache"), "people_mpii/val: no person under boxes 'gt'")
 
 

@@ -4,7 +4,7 @@ import numpy as np, pytest
 from conftest import says
 from thesis_lib.datasets import actions as action_sets
 from thesis_lib.recognition import folds
-from thesis_lib.recordings import HEADER, Recording, format_row, read_folder, read_recording, windows, write_recording
+from thesis_lib.recordings import HEADER, Recording, format_row, read_folder, read_recording, cut_windows, write_recording
 from thesis_lib.skeletons import BLAZEPOSE33
 from thesis_lib.sources import actions
 
@@ -126,12 +126,12 @@ def test_one_bad_file_of_a_folder_is_named(path):
 
 def test_a_recording_shorter_than_a_window(path):
     write_recording(made(12, "run"), path.parent/"RUN.txt")
-    says(lambda: windows(read_folder(path.parent), frames=30), "RUN.txt: has 12 frames in a row; expected at least the 30 of a window")
+    says(lambda: cut_windows(read_folder(path.parent), frames=30), "RUN.txt: has 12 frames in a row; expected at least the 30 of a window")
     write_recording(made(frame=2*np.arange(40)), path) # a gap after every frame
-    says(lambda: windows([read_recording(path)], frames=2), "WAVE.txt: has 1 frames in a row without a gap (of 40 in all)")
+    says(lambda: cut_windows([read_recording(path)], frames=2), "WAVE.txt: has 1 frames in a row without a gap (of 40 in all)")
 
 def test_a_split_that_cannot_be(path):
-    w = windows([read_recording(path)], frames=5, stride=1)
+    w = cut_windows([read_recording(path)], frames=5, stride=1)
     says(lambda: folds(w, "recordings"), "split 'recordings': 3 parts, expected 2 to 1, the most into which recordings can be dealt")
     says(lambda: folds(w, "people", 0), "split 'people': 1 parts, expected 2 to 1")
     says(lambda: folds(w, "takes"), "split 'takes' is unknown; expected one of windows, blocks, recordings, people")

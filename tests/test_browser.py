@@ -45,7 +45,7 @@ def test_pages(browser, home, width, tmp_path):
         name = f"{page.relative_to(home)} at {width} px"
         assert not browser.events, f"{name}: {browser.events[:3]}"
         assert not seen["empty"], f"{name}: empty figures {seen['empty']}"
-        assert not seen["stuck"], f"{name}: films that do not play {seen['stuck']}"
+        assert not seen["stuck"], f"{name}: videos that do not play {seen['stuck']}"
         assert not seen["unnamed"], f"{name}: {seen['unnamed']} images without alternative text"
         assert seen["page"] <= width, f"{name}: the page is {seen['page']} px wide, because of {seen['wide']}"
         missing = [u for u in seen["links"] if u.startswith("file:") and not Path(unquote(urlsplit(u).path)).exists()]

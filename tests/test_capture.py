@@ -3,7 +3,7 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 import cv2, numpy as np, pytest
 from conftest import ROOT, says
-from thesis_lib.capture import Film, MediaPipePose, Replay, blank_video, open_video, record_landmarks
+from thesis_lib.capture import VideoWriter, MediaPipePose, Replay, blank_video, open_video, record_landmarks
 from thesis_lib.core import root
 from thesis_lib.live import LiveClassifier, play
 from thesis_lib.models.lstm import ActionLSTM
@@ -21,10 +21,10 @@ def swaying(n, absent=()): # a person who sways, and is not there in some frames
     landmarks[..., 0] += .1 * np.sin(np.arange(n) / 9)[:, None]
     return Recording(landmarks[frame], frame, "sway")
 
-def noise_film(path, n=120, size=(160, 120)):
+def noise_video(path, n=120, size=(160, 120)):
     rng = np.random.default_rng(0)
-    with Film(path, size) as film:
-        for _ in range(n): film.write(np.kron(rng.integers(0, 255, (15, 20, 3), np.uint8), np.ones((8, 8, 1), np.uint8)))
+    with VideoWriter(path, size) as writer:
+        for _ in range(n): writer.write(np.kron(rng.integers(0, 255, (15, 20, 3), np.uint8), np.ones((8, 8, 1), np.uint8)))
     return path
 
 def cut(path, share): path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)]); return path
@@ -46,16 +46,16 @@ def test_no_camera():
     for number in (97, "97"): says(lambda: open_video(number), "camera 97: there is none, or another program has it")
 
 def test_an_mp4_without_its_end_has_no_index(tmp_path):
-    says(lambda: open_video(cut(noise_film(tmp_path/"a.mp4"), .6)), "a.mp4: cannot be decoded, expected a video that FFmpeg reads and that is whole")
+    says(lambda: open_video(cut(noise_video(tmp_path/"a.mp4"), .6)), "a.mp4: cannot be decoded, expected a video that FFmpeg reads and that is whole")
 
-def test_no_disk_and_no_such_folder_for_the_film(tmp_path):
-    says(lambda: Film(tmp_path/"no"/"a.webm", (64, 48)), "a.webm: the film could not be opened for writing")
+def test_no_disk_and_no_such_folder_for_the_video(tmp_path):
+    says(lambda: VideoWriter(tmp_path/"no"/"a.webm", (64, 48)), "a.webm: the video could not be opened for writing")
 
 
 # ---- a video that ends early
 @pytest.mark.parametrize("kind", ["webm", "avi"])
 def test_rows_of_a_video_that_ends_early_are_kept(tmp_path, kind):
-    video = open_video(cut(noise_film(tmp_path/f"a.{kind}"), .6))
+    video = open_video(cut(noise_video(tmp_path/f"a.{kind}"), .6))
     says(lambda: record_landmarks(video, Replay(swaying(120)), tmp_path/"a.txt", overlay=tmp_path/"over.webm"), f"a.{kind}: ends after ", " of 120 frames; the rows up to there are kept in")
     kept = read_recording(tmp_path/"a.txt")
     assert 40 < len(kept) < 100 and (kept.frame == np.arange(len(kept))).all()
@@ -67,8 +67,8 @@ def test_a_real_mp4_that_ends_early(tmp_path):
     says(lambda: record_landmarks(open_video(tmp_path/"a.mp4"), Replay(swaying(230)), tmp_path/"a.txt"), "a.mp4: ends after ", " of 230 frames")
     assert 100 < len(read_recording(tmp_path/"a.txt")) < 200
 
-def test_a_film_of_the_live_path_is_kept(tmp_path):
-    shown, video = [], open_video(cut(noise_film(tmp_path/"a.webm"), .6))
+def test_a_video_of_the_live_path_is_kept(tmp_path):
+    shown, video = [], open_video(cut(noise_video(tmp_path/"a.webm"), .6))
     classifier = LiveClassifier(ActionLSTM(2, units=(4,)), ("a", "b"), 5)
     says(lambda: play(video, Replay(swaying(120)), classifier, show=lambda picture: shown.append(1), out=tmp_path/"live.webm"), "a.webm: ends after ", " of 120 frames")
     assert 40 < len(shown) == len(list(open_video(tmp_path/"live.webm")))
@@ -107,7 +107,7 @@ def test_other_files_are_not_touched(tmp_path):
 
 def test_rows_of_two_videos_never_mix(tmp_path):
     record_landmarks(blank_video(20, (64, 64)), Replay(swaying(20)), tmp_path/"a.txt"); whole = (tmp_path/"a.txt").read_bytes()
-    other = open_video(noise_film(tmp_path/"b.webm", 30))
+    other = open_video(noise_video(tmp_path/"b.webm", 30))
     says(lambda: record_landmarks(other, Replay(swaying(30)), tmp_path/"a.txt"), "a.txt: is there already, of another video (blank: 64 x 64", "b.webm", "give another name")
     (tmp_path/".a.txt.video").unlink() # a file from elsewhere
     says(lambda: record_landmarks(blank_video(15), Replay(swaying(15)), tmp_path/"a.txt"), "a.txt: is there already and has frame 19, but blank has 15 frames")
@@ -129,7 +129,7 @@ def test_a_camera_that_stops_and_one_that_cannot_go_on(tmp_path, monkeypatch):
     assert (tmp_path/"a.txt").read_bytes() == whole
 
 def test_an_overlay_without_its_folder_leaves_nothing(tmp_path):
-    says(lambda: record_landmarks(blank_video(5), Replay(swaying(5)), tmp_path/"a.txt", overlay=tmp_path/"no"/"a.webm"), "a.webm: the film could not be opened for writing")
+    says(lambda: record_landmarks(blank_video(5), Replay(swaying(5)), tmp_path/"a.txt", overlay=tmp_path/"no"/"a.webm"), "a.webm: the video could not be opened for writing")
     assert not list(tmp_path.iterdir())
 
 
@@ -162,9 +162,9 @@ def test_the_worker_ends_with_its_owner():
 @needs_mediapipe
 @needs_demo
 def test_the_command_records_and_goes_on(python, tmp_path):
-    with Film(tmp_path/"short.webm", (960, 540)) as film:
+    with VideoWriter(tmp_path/"short.webm", (960, 540)) as writer:
         for i, frame in open_video(DEMO):
-            if i < 45: film.write(frame[:540, 150:1110])
+            if i < 45: writer.write(frame[:540, 150:1110])
     done = python("-m", "thesis_lib.capture", tmp_path/"short.webm", tmp_path, "--action", "jump", "--overlay", tmp_path/"over.webm")
     assert done.returncode == 0, done.stderr
     whole = read_recording(tmp_path/"jump.txt"); text = (tmp_path/"jump.txt").read_text()

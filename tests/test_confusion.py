@@ -14,16 +14,16 @@ def test_a_swapped_wrist_is_counted_and_put_right(skeleton):
     lengths = confusion.bone_lengths(poses, seen, skeleton)
     maps = encode(torch.from_numpy(poses), torch.ones(n, skeleton.k), (64, 64), 2.)
     wrong = maps.clone(); wrong[:, pair] = .6 * maps[:, pair[::-1].copy()] + .4 * maps[:, pair]
-    before = confusion.mirror_confusion(decode(wrong)[0], poses, seen, 8., .5, skeleton)
-    fixed = confusion.correct_mirrored(wrong, lengths)
-    after = confusion.mirror_confusion(fixed.keypoints, poses, seen, 8., .5, skeleton)
+    before = confusion.find_inversions(decode(wrong)[0], poses, seen, 8., .5, skeleton)
+    fixed = confusion.correct_inversions(wrong, lengths)
+    after = confusion.find_inversions(fixed.keypoints, poses, seen, 8., .5, skeleton)
     assert before.count() == 2 * n and before.table().mirrored["wrist"] == 2 * n and after.count() == 0
     assert fixed.swapped.sum() == n and fixed.swapped[:, [p == tuple(pair) for p in skeleton.flip_pairs].index(True)].all()
-    assert not confusion.correct_mirrored(maps, lengths).swapped.any()
+    assert not confusion.correct_inversions(maps, lengths).swapped.any()
 
 def test_confusion_names_what_is_wrong():
     pose = standing_pose(COCO17)[None].repeat(3, 0)
     blind = np.ones((3, 17)); blind[2] = 0
-    says(lambda: confusion.mirror_confusion(pose, pose, blind, 1.), "image 2 has no labelled joint")
+    says(lambda: confusion.find_inversions(pose, pose, blind, 1.), "image 2 has no labelled joint")
     blaze = confusion.BoneLengths(np.zeros(1), np.ones(1), BLAZEPOSE33)
-    says(lambda: confusion.correct_mirrored(torch.zeros(1, 33, 8, 8), blaze), "blazepose33 has 16 pairs: expected at most 12")
+    says(lambda: confusion.correct_inversions(torch.zeros(1, 33, 8, 8), blaze), "blazepose33 has 16 pairs: expected at most 12")

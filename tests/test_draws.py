@@ -3,7 +3,7 @@ import numpy as np
 from thesis_lib import sequences
 from thesis_lib.annotations import simulated_detector
 from thesis_lib.core import content_hash
-from thesis_lib.datasets import actions, clips, motions, people, radiographs
+from thesis_lib.datasets import actions, clips, motions, people, synthetic_radiographs
 from thesis_lib.geometry import ring_around
 
 def close(found, expected): np.testing.assert_allclose(np.ravel(found)[:len(expected)], expected, atol=.02)
@@ -16,11 +16,11 @@ def test_content_hash_of_text_and_json(): # seeds draws and splits: `simulated_k
 def test_order_of_names_and_splits():
     assert list(motions.ACTIONS) == "walk run turn talk wave reach sit squat bend jump jacks punch kick".split()
     assert list(clips.ACTIONS) == ["walk", "run", "jack", "squat", "kick", "punch", "wave", "lift", "bow", "free"]
-    assert list(actions.MADE) == ["bend", "jacks", "sit", "squat", "walk", "wave"]
-    assert list(radiographs.FINDINGS) == ["Cardiomegaly", "Pneumothorax", "COVID-19", "Infiltration", "Mass", "Nodule", "Atelectasis", "Effusion"]
-    assert list(radiographs.PREVALENCE) == ["Cardiomegaly", "Pneumothorax", "COVID-19", "Infiltration", "Mass", "Nodule", "Atelectasis", "Effusion"]
-    assert list(radiographs.SOURCES) == ["north", "south", "west"]
-    for module in (people, clips, motions, radiographs): assert module.SPLITS == dict(train=0, val=1)
+    assert list(actions.ACTIONS) == ["bend", "jacks", "sit", "squat", "walk", "wave"]
+    assert list(synthetic_radiographs.FINDINGS) == ["Cardiomegaly", "Pneumothorax", "COVID-19", "Infiltration", "Mass", "Nodule", "Atelectasis", "Effusion"]
+    assert list(synthetic_radiographs.PREVALENCE) == ["Cardiomegaly", "Pneumothorax", "COVID-19", "Infiltration", "Mass", "Nodule", "Atelectasis", "Effusion"]
+    assert list(synthetic_radiographs.SOURCES) == ["north", "south", "west"]
+    for module in (people, clips, motions, synthetic_radiographs): assert module.SPLITS == dict(train=0, val=1)
 
 def test_motions_and_their_views():
     first, *_, last = motions.make_motions("train", n_subjects=2, n_clips=2, seconds=.5)
@@ -36,7 +36,7 @@ def test_synthetic_people_and_a_simulated_detector(tmp_path):
     close(simulated_detector(drawn, seed=1)[0]["bbox"], [118.11, 3.36, 104.36, 252.64])
 
 def test_synthetic_radiographs():
-    studies = radiographs._studies(0, "train")
+    studies = synthetic_radiographs._studies(0, "train")
     drawn = [next(studies) for _ in range(40)]
     found = [(number, source, study, image, findings, mined) for number, _, source, study, image, findings, mined in drawn]
     assert found[::13] == [
@@ -51,6 +51,6 @@ def test_synthetic_clips(tmp_path):
     close(clip.keypoints[-1], [61.97, 16.07, 63.18, 14.24, 63.37, 14.18, 69.2, 15.92])
 
 def test_synthetic_landmark_recordings():
-    last = actions.make_actions(motions.sample_subject, motions.make_clip, n_people=1, n_takes=1, seconds=1.)[-1]
+    last = actions.make_actions(motions.sample_subject, motions.make_motion, n_people=1, n_takes=1, seconds=1.)[-1]
     assert (last.action, last.person, last.take, len(last.frame)) == ("wave", "P1", "1", 30)
     close(100*last.landmarks[-1], [48.5, 33.51, -4.67, 98.94, 49.23, 32.42, -4.49, 98.6])

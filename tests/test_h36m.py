@@ -50,10 +50,10 @@ def test_ground_truth(layout, split):
     folder, positions, *_ = layout
     found = load_h36m(split, folder=folder)
     assert (found.name, found.split, found.source2d) == ("h36m", split, "gt")
-    assert {c.subject for c in found.clips} == set(SUBJECTS[split])
-    assert {c.action for c in found.clips} == {"Directions", "Photo", "SittingDown", "WalkDog"} <= set(ACTIONS)
-    assert len(found) == 4*sum(len(p) for s in SUBJECTS[split] for p in positions[s].values()) and len(found.clips) == 4*len(SUBJECTS[split])*len(NAMES)
-    for clip in found.clips:
+    assert {c.subject for c in found.views} == set(SUBJECTS[split])
+    assert {c.action for c in found.views} == {"Directions", "Photo", "SittingDown", "WalkDog"} <= set(ACTIONS)
+    assert len(found) == 4*sum(len(p) for s in SUBJECTS[split] for p in positions[s].values()) and len(found.views) == 4*len(SUBJECTS[split])*len(NAMES)
+    for clip in found.views:
         camera, = (c for c in CAMERAS[clip.subject] if c.name == clip.camera)
         assert clip.fps == 50 and clip.pose2d.dtype == clip.pose3d.dtype == np.float32 and not clip.pose3d[:, 0].any() and (clip.seen == 1).all()
         world = camera.to_world(clip.pose3d.astype(float) + clip.root[:, None]) # mm, from camera space
@@ -65,7 +65,7 @@ def test_a_file_of_detections(layout):
     folder, positions, pixels, *_ = layout
     truth, found = load_h36m("val", folder=folder), load_h36m("val", "cpn", folder)
     assert found.source2d == "cpn" and len(found) == len(truth) and found.fingerprint != truth.fingerprint
-    for a, b in zip(found.clips, truth.clips):
+    for a, b in zip(found.views, truth.views):
         assert (a.key, a.camera) == (b.key, b.camera) and np.array_equal(a.pose3d, b.pose3d)
         assert np.abs((a.pose2d - b.pose2d)*500 - [2, -1]).max() < .02 # pixels of a picture 1,000 wide
 
@@ -264,7 +264,7 @@ def test_convert_the_official_folder(tmp_path):
                 cell = np.empty((1, 1), object); cell[0, 0] = world.reshape(6, 96); savemat(place/f"{name}{number}.cdf.mat", dict(data=cell))
     path = convert_h36m(tmp_path/"official", tmp_path/"out")
     val = load_h36m("val", folder=path.parent)
-    assert len(val) == 4*6*59 and {c.action for c in val.clips} == set(ACTIONS) and not any(c.key == "S11/Directions/Directions" for c in val.clips)
+    assert len(val) == 4*6*59 and {c.action for c in val.views} == set(ACTIONS) and not any(c.key == "S11/Directions/Directions" for c in val.views)
     place = tmp_path/"official/S6/MyPoseFeatures/D3_Positions"
     (place/"Eating.cdf.mat").write_bytes(b"nothing"); says(lambda: convert_h36m(tmp_path/"official", tmp_path/"no"), "Eating.cdf.mat", "cannot be read")
     cell = np.empty((1, 1), object); cell[0, 0] = world[:, :31].reshape(6, 93); savemat(place/"Eating.cdf.mat", dict(data=cell))

@@ -30,7 +30,7 @@ def tensors(): return sum(issubclass(type(o), torch.Tensor) for o in gc.get_obje
 def test_a_hundred_extractions_leave_memory_flat_and_no_hook():
     model, batches = Hourglass(), [torch.randn(8, 3, 64, 64) for _ in range(2)]
     def once():
-        z = latents.latents(model, "down.1", batches)
+        z = latents.extract_latents(model, "down.1", batches)
         latents.decode_latents(model, z, z.x[:2], batches[0][0])
     for _ in range(50): once() # until the allocator has settled
     gc.collect(); before = tensors(), resident()
@@ -46,7 +46,7 @@ def test_no_hook_is_left_after_an_error(fails):
         if fails == "loader": raise OSError("the disk is gone")
         if fails == "model": yield torch.randn(2, 5, 8, 8)
     with pytest.raises(Exception):
-        latents.latents(model, "act" if fails == "twice" else "down.0", loader())
+        latents.extract_latents(model, "act" if fails == "twice" else "down.0", loader())
         with hooks.captured(model, "down.0"): raise KeyError
     assert not hooked(model) and all(m.training for m in model.modules()) and model.act.inplace and all(p.requires_grad for p in model.parameters())
 
@@ -54,17 +54,17 @@ def test_latents_are_what_the_layer_gave():
     model, images = Hourglass(), torch.randn(7, 3, 16, 16)
     with torch.no_grad(): expected = model.down[0](images)
     for batches in (images.split(3), [(b, "more") for b in images.split(2)], iter([images])):
-        z = latents.latents(model, "down.0", batches)
+        z = latents.extract_latents(model, "down.0", batches)
         assert z.x.shape == (7, 8 * 64) and np.allclose(z.maps(z.x), expected, atol=1e-5)
-    says(lambda: latents.latents(model, "act", [images]), "layer 'act' runs 2 times a pass")
-    says(lambda: latents.latents(model, "dwon.0", [images]), "no such layer in Hourglass", "down.0")
-    says(lambda: latents.latents(model, "down.0", [(b, 1) for b in ()]), "batches: expected at least one")
+    says(lambda: latents.extract_latents(model, "act", [images]), "layer 'act' runs 2 times a pass")
+    says(lambda: latents.extract_latents(model, "dwon.0", [images]), "no such layer in Hourglass", "down.0")
+    says(lambda: latents.extract_latents(model, "down.0", [(b, 1) for b in ()]), "batches: expected at least one")
 
 @pytest.mark.parametrize("as_list", [True, False])
 def test_a_latent_put_back_gives_the_same_heatmaps(as_list):
     model, images = Hourglass(as_list=as_list), torch.randn(4, 3, 16, 16)
     with torch.no_grad(): out = model(images) if as_list else model(images).unbind(1)
-    z = latents.latents(model, "down.1", [images])
+    z = latents.extract_latents(model, "down.1", [images])
     for i, image in enumerate(images):
         for stack in (0, -1): assert torch.allclose(latents.decode_latents(model, z, z.x[i], image, stack=stack)[0], out[stack][i], atol=1e-5)
     a, b = (latents.decode_latents(model, z, z.x[:1], images[i]) for i in (1, 2))
@@ -73,7 +73,7 @@ def test_a_latent_put_back_gives_the_same_heatmaps(as_list):
     a, b = (latents.decode_latents(model, z, z.x[:1], images[i], others=others) for i in (1, 2))
     assert torch.allclose(a, b) # ... unless they are closed
     closed = Hourglass(stacks=1, skip=False)
-    z = latents.latents(closed, "down.0", [images])
+    z = latents.extract_latents(closed, "down.0", [images])
     assert torch.allclose(latents.decode_latents(closed, z, z.x[:1], images[1]), latents.decode_latents(closed, z, z.x[:1], images[2]))
 
 @pytest.mark.parametrize("shape", [(50, 8), (8, 50), (20, 20)])

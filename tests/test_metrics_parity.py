@@ -204,7 +204,7 @@ def test_3d_bad_input_names_the_frame():
         with pytest.raises(DataError, match="pred has shape"): f(pred[:, :16], gt)
 
 
-def made_poses(n_frames=(50, 30, 40, 1), stride=2, seed=0, source2d=""):
+def synthetic_poses(n_frames=(50, 30, 40, 1), stride=2, seed=0, source2d=""):
     "Predictions, truth and labels of two subjects, two actions, clips of different length, two cameras; rows in any order"
     rng, rows = np.random.default_rng(seed), []
     for (s, a), camera in itertools.product(np.ndindex(2, 2), "AB"):
@@ -233,7 +233,7 @@ def by_hand(pred, gt, labels, motions=None):
 
 
 def test_pose_errors_equal_loops_over_frames():
-    pred, gt, labels = made_poses()
+    pred, gt, labels = synthetic_poses()
     errors, want = PoseErrors(pred, gt, **labels), by_hand(pred, gt, labels)
     got = errors.summarize()
     assert set(got) == set(want) and all(abs(got[k] - want[k]) < 1e-9 for k in want)
@@ -268,7 +268,7 @@ def test_velocity_never_crosses_a_border_or_a_gap():
 
 
 def test_pose_errors_compare_and_come_back(tmp_path):
-    pred, gt, labels = made_poses()
+    pred, gt, labels = synthetic_poses()
     a, b = (PoseErrors(p, gt, **labels, source2d="gt") for p in (pred, gt + 1.2 * (pred - gt)))
     test = paired_bootstrap(a, b, "P2", n=200)
     assert test["hi"] < 0 and verdict(test["diff"], test["lo"], test["hi"], lower_is_better=True) == "better"
@@ -302,7 +302,7 @@ def test_auc_equals_scikit_learn():
         assert np.isnan(roc_auc(y, s)) or abs(roc_auc(y, -s) + roc_auc(y, s) - 1) < 1e-12
 
 
-def made_films(n=400, patients=90, seed=0, labels=""):
+def synthetic_radiographs(n=400, patients=90, seed=0, labels=""):
     rng = np.random.default_rng(seed)
     y = (rng.random((n, 4)) < [.3, .05, .5, 0]).astype(float)
     s = np.round(y + rng.normal(0, 1.5, y.shape), 1)
@@ -311,7 +311,7 @@ def made_films(n=400, patients=90, seed=0, labels=""):
 
 
 def test_replicates_equal_scikit_learn_on_the_patients_drawn():
-    e = made_films()
+    e = synthetic_radiographs()
     names, rng = sorted(set(e.patients)), np.random.default_rng(4)
     got = e.replicates(20, seed=4)
     for i, draw in enumerate(rng.integers(len(names), size=(20, len(names)))):
@@ -324,7 +324,7 @@ def test_replicates_equal_scikit_learn_on_the_patients_drawn():
 
 
 def test_class_eval_says_what_it_cannot_know(tmp_path):
-    e = made_films(labels="relabelled")
+    e = synthetic_radiographs(labels="relabelled")
     assert list(e.undefined) == ["d"] and e.undefined["d"].startswith("no positive among ")
     metrics = e.metrics({"split": "val"}, 100)
     assert "d" not in metrics and metrics["macro"].n == 3 and metrics["a"].protocol == {"metric": "AUC", "labels": "relabelled", "split": "val"} == metrics["macro"].protocol
@@ -338,21 +338,21 @@ def test_class_eval_says_what_it_cannot_know(tmp_path):
     for bad, message in ((lambda: e.within(np.zeros(400, bool)), "keeps at least one"), (lambda: e.within([0, 1]), "mask of 400"),
                          (lambda: ClassEval([[.5]], [[1]], ["a"], [0]), "y_true holds 0.5 in row 0, column 0"), (lambda: ClassEval([[1]], [[np.inf]], ["a"], [0]), "y_score holds inf"),
                          (lambda: ClassEval([1, 0], [1, 0], ["a"], [0, 1]), "classes has shape"), (lambda: ClassEval([[1, 0]], [[1, 0]], ["a", "a"], [0]), "stands twice"),
-                         (lambda: paired_bootstrap(e, made_films(labels="original"), "a"), "'relabelled' and 'original'"),
-                         (lambda: paired_bootstrap(e, made_films(seed=1, labels="relabelled"), "a"), "different ground truth")):
+                         (lambda: paired_bootstrap(e, synthetic_radiographs(labels="original"), "a"), "'relabelled' and 'original'"),
+                         (lambda: paired_bootstrap(e, synthetic_radiographs(seed=1, labels="relabelled"), "a"), "different ground truth")):
         with pytest.raises(DataError, match=message): bad()
 
 
 def test_a_thousand_replicates_take_seconds():
-    "Far above what they take on an idle core (0.01 s and 0.9 s), far below what resampling frames or films would"
+    "Far above what they take on an idle core (0.01 s and 0.9 s), far below what resampling frames or radiographs would"
     n, rng = 60_000, np.random.default_rng(0)
     gt = rng.normal(0, 250, (n, 17, 3)).astype(np.float32)
     errors = PoseErrors(gt + rng.normal(0, 30, gt.shape), gt, subject=np.arange(n) // 30_000, action=np.arange(n) // 2000 % 15, clip=np.arange(n) // 1000 % 2, camera=["A"] * n, frame=np.arange(n))
     start = time.process_time(); errors.bootstrap(1000)
     assert len(errors) == 60 and time.process_time() - start < 1
     y = (rng.random((25_000, 16)) < np.geomspace(.002, .5, 16)).astype(float)
-    films = ClassEval(y, (y + rng.normal(size=y.shape)).astype(np.float32), [f"c{i}" for i in range(16)], rng.integers(0, 8000, 25_000))
-    start = time.process_time(); films.bootstrap(1000)
+    radiographs = ClassEval(y, (y + rng.normal(size=y.shape)).astype(np.float32), [f"c{i}" for i in range(16)], rng.integers(0, 8000, 25_000))
+    start = time.process_time(); radiographs.bootstrap(1000)
     assert time.process_time() - start < 20
 
 

@@ -65,13 +65,13 @@ def train(name, seed, rng):
     plt.close("all")
     r.notes = ["Backward of grid_sample is not deterministic on a GPU."] * (seed == 0)
     r.save()
-    nbformat.write(notebook("How well does one head size do?", "Base reaches 0.53 AP on made people.", "poses"), r.path / "report.ipynb")
+    nbformat.write(notebook("How well does one head size do?", "Base reaches 0.53 AP on synthetic people.", "poses"), r.path / "report.ipynb")
 
 
 def summary(records, published):
     top = run_record("flexible_heads/table1", dict(profile="smoke", run="main"), device="cpu (2 threads)", git={"commit": "4c1d2e7f90ab" * 3 + "4c1d", "clean": True})
     groups = {name: [r for r in records if r.run.startswith(name)] for name in SETTINGS}
-    table = Table("Table 1", "Head size in 2D pose on made people (smoke profile): mean over three seeds, 95 % intervals in brackets.", [
+    table = Table("Table 1", "Head size in 2D pose on synthetic people (smoke profile): mean over three seeds, 95 % intervals in brackets.", [
         Column("$d_h$", key="d_h"), Column("parameters", {"metric": "trainable parameters"}, "M", digits=2, scale=1e-6), Column("forward", {"metric": "forward"}, "ms", digits=1),
         Column("AP", {"boxes": "gt"}, group="Ground-truth boxes", key="ap"), Column("AR", {"boxes": "gt"}, group="Ground-truth boxes", key="ar"),
         Column("AP", {"boxes": "detector:simulated"}, group="Simulated detector", key="ap_det"), Column("AR", {"boxes": "detector:simulated"}, group="Simulated detector", key="ar_det"),
@@ -91,11 +91,11 @@ def summary(records, published):
                                        ("rank", "Figure 9", "Effective rank of the score matrices against head size, one point a head.", (4.5, 3))):
         top.figure(picture(3, size), name, title, caption)
     plt.close("all")
-    film = top.video(np.linspace(0, 255, 12 * 48 * 64 * 3).reshape(12, 48, 64, 3).astype(np.uint8), "turn", "Figure 2", "The same pose, turning.")
-    top.notes = ["Made data, scaled down: these numbers are not comparable to the published ones."]
+    video = top.video(np.linspace(0, 255, 12 * 48 * 64 * 3).reshape(12, 48, 64, 3).astype(np.uint8), "turn", "Figure 2", "The same pose, turning.")
+    top.notes = ["Synthetic data, scaled down: these numbers are not comparable to the published ones."]
     top.save()
     page = notebook("Does a freed head size $d_h$ help in 2D pose?", "At this size no gain over the base can be told from noise; the gain in the published table is between two box protocols.", "poses")
-    page.cells.append(new_code_cell("record.video(frames, 'turn', 'Figure 2', 'The same pose, turning.')", outputs=[new_output("display_data", data={"text/html": film._repr_html_(), "text/plain": "<Video>"})]))
+    page.cells.append(new_code_cell("record.video(frames, 'turn', 'Figure 2', 'The same pose, turning.')", outputs=[new_output("display_data", data={"text/html": video._repr_html_(), "text/plain": "<Video>"})]))
     nbformat.write(page, top.path / "report.ipynb")
 
 
@@ -208,7 +208,7 @@ def test_report_of_a_run(tree):
     assert soup.select_one("figure.fig figcaption strong").text == "Poses." and soup.select_one("h1").text.startswith("How well")
 
 
-def test_a_film_plays_from_the_report_and_from_the_index(tree):
+def test_a_video_plays_from_the_report_and_from_the_index(tree):
     report, index = (BeautifulSoup((tree / "smoke" / p).read_text(), "html.parser") for p in ("flexible_heads/table1/main/report.html", "index.html"))
     assert report.select_one("figure.fig video source")["src"].startswith("data:video/webm;base64,") and report.select("figure.fig figcaption strong")[-1].text == "Figure 2."
     assert index.select_one("figure.fig video")["src"].endswith("figures/turn.webm") and (tree / "smoke" / index.select_one("figure.fig video")["poster"]).is_file()

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not (SMOKE/"index.html").exists(), reason="outpu
 @pytest.fixture(scope="module")
 def runs(): return {r.run: r for r in read_records(SMOKE/"flexible_heads"/"pose2d")}
 
-def test_the_base_row_learns_what_the_floors_do_not(runs):
+def test_the_base_row_learns_what_the_baselines_do_not(runs):
     trained = [r.metrics["gt/AP"].value for name, r in runs.items() if name.startswith("base_seed")]
     assert len(trained) >= 2 and min(trained) >= 0.4
     assert runs["mean_pose"].metrics["gt/AP"].value < 0.1
@@ -21,12 +21,12 @@ def record(experiment, run="main"): return read_records(SMOKE/"flexible_heads"/e
 
 def test_lifters_beat_the_mean_pose():
     table = record("pose3d_table2")
-    floor = table.metrics["gt/P1_per_action/mean_pose"].value
-    assert floor > 100 and all(table.metrics[f"gt/P1_per_action/{n}"].value < floor / 2 for n in ("base", "mlp", "tcn"))
+    baseline = table.metrics["gt/P1_per_action/mean_pose"].value
+    assert baseline > 100 and all(table.metrics[f"gt/P1_per_action/{n}"].value < baseline / 2 for n in ("base", "mlp", "tcn"))
     assert table.metrics["gt/P1-base/mlp"].ci # whoever is ahead, with interval
     assert table.metrics["gt/P1_per_action/base"].protocol["source2d"] == "gt" != table.metrics["simulated/P1_per_action/base"].protocol["source2d"]
 
-def test_films_are_learnt_and_text_mined_labels_cost():
+def test_radiographs_are_learnt_and_text_mined_labels_cost():
     clean, mined = ([r.metrics["relabelled/AUC_macro"].value for r in read_records(SMOKE/"flexible_heads"/"chest") if r.run.startswith(f"{run}_seed")] for run in ("base", "original"))
     assert len(clean) >= 2 and min(clean) >= 0.85
     fall = record("chest_table3").metrics["training/relabelled/macro"]
@@ -34,7 +34,7 @@ def test_films_are_learnt_and_text_mined_labels_cost():
 
 def test_maps_point_at_lesions():
     maps = record("chest_figures").metrics
-    assert maps["pointing/Grad-CAM"].value >= 2 * maps["pointing/Random maps (floor)"].value
+    assert maps["pointing/Grad-CAM"].value >= 2 * maps["pointing/Random maps (baseline)"].value
 
 def test_every_run_stays_small(runs):
     assert max(r.peak_memory_mb for r in read_records(SMOKE)) < 4096 # two at a time stay under 8 GiB
@@ -160,7 +160,7 @@ def test_a_finer_grid_costs_less():
 
 def actions(): return read_records(SMOKE/"actions"/"tables"/"main")[0].metrics
 
-def test_the_lstm_recognises_unseen_takes_and_a_random_division_flatters_it():
+def test_the_lstm_recognises_unseen_takes_and_a_random_split_flatters_it():
     m = actions()
     assert m["accuracy/lstm"].value >= 0.9 and m["accuracy/majority"].value < 0.3
     assert m["accuracy/lstm_windows"].value >= m["accuracy/lstm"].value and m["gap/lstm_people"].ci[1] < 0.02 # no better than by people, the margin apart

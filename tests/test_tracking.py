@@ -3,7 +3,7 @@ import cv2, numpy as np, pytest
 from thesis_lib.core import DataError
 from thesis_lib.recordings import read_recording
 from thesis_lib.skeletons import BLAZEPOSE33
-from thesis_lib.tracking import TRACKERS, Found, Track, box_iou, idf1, link, main, mota, record_people, track_counts, tracks_film
+from thesis_lib.tracking import TRACKERS, Found, Track, box_iou, idf1, link, main, mota, record_people, track_counts, tracks_video
 from thesis_lib.videos import VideoFrames, open_frames
 
 N, SIZE = 24, (160, 100)
@@ -152,12 +152,12 @@ def test_a_kill_loses_little(tmp_path):
     assert read_recording(tmp_path/"person_0.txt").frame.tolist() == list(range(10))
     with pytest.raises(DataError, match="person_0.txt: is there already"): record_people(frames_of([boxes]), detect, tmp_path)
 
-def test_film_of_tracks(tmp_path):
+def test_video_of_tracks(tmp_path):
     people = [walk(5, 130), walk(130, 5, y=34)]
     made = [(None, t) for t in link(found_of(people))]
-    tracks_film(frames_of(people), made, tmp_path/"film.mp4")
-    film = VideoFrames(tmp_path/"film.mp4")
-    assert len(film) == N and film[0].shape == (*SIZE[::-1], 3) and np.abs(film[0].astype(int) - frames_of(people)[0]).max() > 60
+    tracks_video(frames_of(people), made, tmp_path/"video.mp4")
+    video = VideoFrames(tmp_path/"video.mp4")
+    assert len(video) == N and video[0].shape == (*SIZE[::-1], 3) and np.abs(video[0].astype(int) - frames_of(people)[0]).max() > 60
 
 def test_boxes_of_no_size_overlap_nothing():
     assert box_iou(np.zeros((0, 4)), np.ones((2, 4))).shape == (0, 2)

@@ -13,8 +13,8 @@ from .core import DataError, content_hash
 from .skeletons import COCO17, Skeleton
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'read_image', 'PoseSet', 'subset', 'merge', 'check_files', 'check_detections',
-           'person_boxes', 'simulated_detector', 'box_ap', 'pose_factors', 'person_factors']
+__all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'read_image', 'PoseSet', 'subset_images', 'merge_pose_sets', 'check_files',
+           'check_detections', 'person_boxes', 'simulated_detector', 'box_ap', 'pose_factors', 'person_factors']
 
 # %% ../nbs/06_annotations.ipynb #5b167025
 def load_json(
@@ -165,7 +165,7 @@ class PoseSet:
     def path(self, image): return self.image_dir/image["file_name"] # image: entry of coco["images"]
 
 # %% ../nbs/06_annotations.ipynb #7be3de5a
-def subset(
+def subset_images(
     pose_set: PoseSet, # data set
     image_ids          # ids of the images to keep
 ) -> PoseSet: # same order, detections and notes carried along, its own fingerprint
@@ -176,7 +176,7 @@ def subset(
     return replace(pose_set, coco=coco, detections={name: [d for d in found if d["image_id"] in keep] for name, found in pose_set.detections.items()})
 
 # %% ../nbs/06_annotations.ipynb #2fc32061
-def merge(
+def merge_pose_sets(
     *pose_sets: PoseSet # with the same skeleton and split
 ) -> PoseSet: # all images, no detections
     "Several data sets as one, with new ids; `DataError` if their skeletons or splits differ."

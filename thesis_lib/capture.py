@@ -19,7 +19,7 @@ from .recordings import HEADER, Recording, format_row, read_recording
 from .skeletons import BLAZEPOSE33
 
 # %% auto #0
-__all__ = ['PICTURES', 'Video', 'open_video', 'blank_video', 'natural', 'Film', 'LandmarkSource', 'Replay', 'shrink',
+__all__ = ['PICTURES', 'Video', 'open_video', 'blank_video', 'natural', 'VideoWriter', 'LandmarkSource', 'Replay', 'shrink',
            'MediaPipePose', 'draw_landmarks', 'record_landmarks', 'main']
 
 # %% ../nbs/43_capture.ipynb #310d8dfc
@@ -69,7 +69,7 @@ def _file(path):
     return Video(path.name, frames, size, fps, n)
 
 def blank_video(n, size=(480, 480), fps=30., shade=215) -> Video:
-    "A video of `n` equal frames of one grey: a canvas for a recording without its film."
+    "A video of `n` equal frames of one grey: a canvas for a recording without its video."
     return Video("blank", lambda: (np.full((*size[::-1], 3), shade, np.uint8) for _ in range(n)), size, fps, n)
 
 def _camera(number):
@@ -98,14 +98,14 @@ def _folder(folder):
     return Video(folder.name, lambda: (_picture(p, size) for p in paths), size, n=len(paths))
 
 # %% ../nbs/43_capture.ipynb #21d67a11
-class Film:
+class VideoWriter:
     "Frames to a video file; use as a context manager. `DataError` if it cannot be written."
     def __init__(self, path, size, fps=30.):
         self.path, self.size, self.n = Path(path), tuple(s - s % 2 for s in size), 0
         self.part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         code = cv2.VideoWriter_fourcc(*("VP80" if self.path.suffix == ".webm" else "mp4v"))
         with _quiet_stderr(): self.writer = cv2.VideoWriter(str(self.part), code, fps, self.size)
-        if not self.writer.isOpened(): raise DataError(f"{path}: the film could not be opened for writing; is its folder there, does its name end in .webm or .mp4?")
+        if not self.writer.isOpened(): raise DataError(f"{path}: the video could not be opened for writing; is its folder there, does its name end in .webm or .mp4?")
 
     def write(self, frame): # (h w 3) uint8 RGB
         "Add a frame; an odd last row or column is cut off."
@@ -117,7 +117,7 @@ class Film:
         written = self.n and self.part.exists() and self.part.stat().st_size
         if written: self.part.replace(self.path)
         else: self.part.unlink(missing_ok=True)
-        if not written and error is None: raise DataError(f"{self.path}: the film could not be written; no frame, or a full disk")
+        if not written and error is None: raise DataError(f"{self.path}: the video could not be written; no frame, or a full disk")
 
 # %% ../nbs/43_capture.ipynb #12250f6d
 class LandmarkSource(Protocol):
@@ -221,14 +221,14 @@ def record_landmarks(
     video: Video,
     source: LandmarkSource,
     out,                    # landmark file; if it is there, it is gone on with
-    *, overlay=None,        # film of the frames with the skeleton, .webm for browsers
-    side=640,               # longer side of the film, pixels
+    *, overlay=None,        # video of the frames with the skeleton, .webm for browsers
+    side=640,               # longer side of the video, pixels
     again=30                # frames before the place of going on that the source sees again
 ) -> Recording:
     "Landmarks of every frame to a file; `DataError` if there is no person or the file is of another video, or after the last frame of a video that ends early: its rows are kept."
     out = Path(out); known = _recorded(out); start, n = max(known, default=-1) + 1, 0
     size = tuple(max(1, round(s * min(1, side / max(video.size)))) for s in video.size)
-    with (Film(overlay, size, video.fps) if overlay else nullcontext()) as film, open(out, "a") as rows: # the film first: its folder may be missing
+    with (VideoWriter(overlay, size, video.fps) if overlay else nullcontext()) as writer, open(out, "a") as rows: # the video first: its folder may be missing
         _same_video(known, video, out)
         if not known: rows.write(HEADER + "\n")
         try:
@@ -236,7 +236,7 @@ def record_landmarks(
                 landmarks = source.detect(frame) if n >= start - again else None
                 if n < start: landmarks = known.get(n)
                 elif landmarks is not None: rows.write(format_row(n, landmarks) + "\n"); rows.flush()
-                if overlay: film.write(draw_landmarks(shrink(frame, side).copy(), landmarks))
+                if overlay: writer.write(draw_landmarks(shrink(frame, side).copy(), landmarks))
         except DataError as e: raise DataError(f"{e}; the rows up to there are kept in {out}") from None
     if not _recorded(out): raise DataError(f"{video.name}: no person in any of its {n + 1} frames")
     return replace(read_recording(out), fps=video.fps)
@@ -247,7 +247,7 @@ def main(argv=None) -> int: # exit code
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.capture", description="Landmarks of one person, a row a frame; a file that is there already is gone on with.")
     parser.add_argument("video", help="file, folder of frames, or number of a camera (until Ctrl-C)")
     parser.add_argument("out", help="landmark file, OUT.txt; or with --action a folder"); parser.add_argument("--action", help="name of the class: the file is OUT/ACTION.txt")
-    parser.add_argument("--overlay", help="film with the skeleton; .webm plays in a browser")
+    parser.add_argument("--overlay", help="video with the skeleton; .webm plays in a browser")
     parser.add_argument("--side", type=int, default=640, help="longer side of what the model sees, pixels")
     a = parser.parse_args(argv)
     out = Path(a.out)/f"{a.action}.txt" if a.action else Path(a.out)

@@ -18,14 +18,14 @@ from .plots import WIDTH
 from .skeletons import COCO17, Skeleton
 
 # %% auto #0
-__all__ = ['OUTCOMES', 'Confusion', 'mirror_confusion', 'BoneLengths', 'bone_lengths', 'Correction', 'correct_mirrored',
-           'plot_confusion']
+__all__ = ['OUTCOMES', 'Inversions', 'find_inversions', 'BoneLengths', 'bone_lengths', 'Correction', 'correct_inversions',
+           'plot_inversions']
 
 # %% ../nbs/27_confusion.ipynb #1d66c02e
 OUTCOMES = ("right", "mirrored", "elsewhere", "close")
 
 @dataclass
-class Confusion:
+class Inversions:
     "What became of each joint that has a mirror joint."
     outcome: np.ndarray # (b k) index into `OUTCOMES`; -1: not labelled on both sides, or without mirror joint
     skeleton: Skeleton
@@ -52,14 +52,14 @@ class Confusion:
         return pd.DataFrame.from_dict(rows, "index", columns=OUTCOMES).rename_axis("pair")
 
 # %% ../nbs/27_confusion.ipynb #8e4ea467
-def mirror_confusion(
+def find_inversions(
     pred, # (b k 2)
     gt, # (b k 2)
     visible, # (b k) above 0: labelled
     ref_length, # (b) or one number: reference length
     alpha=.5, # threshold, in reference lengths
     skeleton:Skeleton=COCO17,
-)->Confusion:
+)->Inversions:
     "Which joints land on their mirror joint; DataError for wrong shapes, lengths not above 0, and an image without any labelled joint"
     pred, gt, seen = (np.asarray(a) for a in (pred, gt, visible))
     seen = seen > 0
@@ -70,7 +70,7 @@ def mirror_confusion(
     mirror, away = skeleton.flip_index, lambda a, b: np.linalg.norm(np.asarray(a, float) - b, axis=-1) / np.reshape(ref_length, (-1, 1))
     own, other, apart = away(pred, gt), away(pred, gt[:, mirror]), away(gt, gt[:, mirror])
     outcome = np.select([apart <= alpha, (other < own) & (other <= alpha), own <= alpha], [3, 1, 0], 2)
-    return Confusion(np.where(seen & seen[:, mirror] & (mirror != np.arange(skeleton.k)), outcome, -1), skeleton)
+    return Inversions(np.where(seen & seen[:, mirror] & (mirror != np.arange(skeleton.k)), outcome, -1), skeleton)
 
 # %% ../nbs/27_confusion.ipynb #ad67d12d
 def _sizes(keypoints, seen): # (b k 2), (b k) -> (b 1) root mean square distance from the middle
@@ -142,7 +142,7 @@ class Correction:
     gain: np.ndarray      # (b) by how much the best naming is better than none
 
 @torch.no_grad()
-def correct_mirrored(
+def correct_inversions(
     heatmaps, # (b k h w)
     lengths:BoneLengths,
     *,
@@ -169,9 +169,9 @@ def correct_mirrored(
     return Correction(pick(keypoints, taken[best][..., None], 1), pick(scores, taken[best], 1), flips[best].astype(bool), gain)
 
 # %% ../nbs/27_confusion.ipynb #62a1fc70
-def plot_confusion(
-    before:Confusion,
-    after:Confusion=None,
+def plot_inversions(
+    before:Inversions,
+    after:Inversions=None,
     *,
     width=WIDTH, # inches
 ):

@@ -281,10 +281,10 @@ def video(self: RunRecord,
     frames = np.ascontiguousarray(frames[:, :h, :w, ::-1])
     part = folder/f".{name}.part.webm"
     with _quiet_stderr(): # the codec's tag is right for WebM, yet OpenCV remarks on it
-        film = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"VP80"), fps, (w, h))
-        for frame in frames: film.write(frame)
-        film.release()
-    if not part.exists() or not part.stat().st_size: raise DataError(f"{part}: the film could not be written; this build of OpenCV has no VP8, or the disk is full")
+        video = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"VP80"), fps, (w, h))
+        for frame in frames: video.write(frame)
+        video.release()
+    if not part.exists() or not part.stat().st_size: raise DataError(f"{part}: the video could not be written; this build of OpenCV has no VP8, or the disk is full")
     part.replace(folder/f"{name}.webm")
     write_atomic(folder/f"{name}.png", cv2.imencode(".png", frames[len(frames) // 2])[1].tobytes())
     self._list_figure(name=name, title=title, caption=caption, video=True)

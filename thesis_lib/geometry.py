@@ -169,7 +169,7 @@ def unproject(
 def camera_ring(
     center,           # (3) the point they look at, mm
     *, radius=4500.,  # of the ring, mm
-    height=1500.,     # above the floor, mm
+    height=1500.,     # above the ground, mm
     n=4,              # cameras, evenly spread
     size=(1000, 1000),# (w, h) pixels
     focal=1147.,      # pixels

@@ -30,7 +30,7 @@ from .plots import WIDTH, draw_skeleton, show_image
 from .skeletons import COCO17, Skeleton
 
 # %% auto #0
-__all__ = ['Latents', 'latents', 'mean_outputs', 'decode_latents', 'permuted_spectrum', 'LatentPCA', 'latent_pca',
+__all__ = ['Latents', 'extract_latents', 'mean_outputs', 'decode_latents', 'permuted_spectrum', 'LatentPCA', 'latent_pca',
            'plot_spectrum', 'draw_decoded', 'show_walk', 'factor_correlations', 'plot_factors', 'LatentClusters',
            'latent_clusters', 'cluster_factors', 'factor_shares', 'embed', 'plot_clusters', 'show_clusters',
            'reconstruction_error', 'latent_noise', 'linear_cka', 'left_out']
@@ -63,7 +63,7 @@ def _listening(model, layers): # a function of one batch that gives what the lay
         yield run
 
 # %% ../nbs/26_latents.ipynb #ef6e811c
-def latents(
+def extract_latents(
     model,
     layer:str, # name, see `hooks.find_layer`
     batches, # of images (b c h w), or of tuples that begin with them

@@ -13,12 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import cv2, matplotlib, numpy as np, seaborn as sns, torch
 from PIL import Image, ImageDraw, ImageFont
-from .capture import Film, LandmarkSource, MediaPipePose, Video, draw_landmarks, open_video, shrink
+from .capture import VideoWriter, LandmarkSource, MediaPipePose, Video, draw_landmarks, open_video, shrink
 from . import recognition, sources
 from .core import DataError, RunRecord, load_weights, read_record, run_dir
 from .datasets.actions import SIZE
 from .models.lstm import ActionLSTM
-from .recordings import Recording, body_centred, windows as cut_windows
+from .recordings import Recording, body_centred, cut_windows
 
 # %% auto #0
 __all__ = ['LiveClassifier', 'Strip', 'Playback', 'compose', 'play', 'Page', 'training_windows', 'load_classifier', 'in_turn',
@@ -32,7 +32,7 @@ class LiveClassifier:
         classes,      # names, in the model's order
         frames,       # length of a window
         inputs="raw", # what the model was trained on: "raw" coordinates, or "body_centred" ones
-        every=1,      # the model reads every so manieth frame of the window
+        every=1,      # the model reads every n-th frame of the window
         scale=(0., 1.), # mean and deviation, of each of the 132 numbers, that training took away
         size=None     # (w, h) of the pictures that the training data come from; None: not known
     ):
@@ -160,7 +160,7 @@ def play(
     source: LandmarkSource,
     classifier: LiveClassifier,
     *, show=None,   # called with every picture (h w 3) uint8 RGB; True from it ends the play
-    out=None,       # film of the pictures, .webm
+    out=None,       # video of the pictures, .webm
     side=640,       # longer side of the frame in the picture, and of what the source gets to see, pixels
     strip=96,       # height of the strip, pixels
     pace=False      # no faster than the video
@@ -169,12 +169,12 @@ def play(
     w, h = (round(s * min(1, side / max(video.size))) for s in video.size)
     classifier.begin(video.size)
     below, rows, first = Strip(classifier.classes, (w, strip)), [], None
-    with (Film(out, (w, h + strip), video.fps) if out else nullcontext()) as film, closing(_ahead(_found(video, source, side))) as found:
+    with (VideoWriter(out, (w, h + strip), video.fps) if out else nullcontext()) as writer, closing(_ahead(_found(video, source, side))) as found:
         for n, t, frame, landmarks, busy in found:
             a = time.perf_counter(); p = classifier(landmarks); b = time.perf_counter()
             recent = [r[4] for r in rows[-30:]]
             picture = compose(frame, below, landmarks, p, (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0)
-            if film: film.write(picture)
+            if writer: writer.write(picture)
             if pace and first: time.sleep(max(0, first + n / video.fps - time.perf_counter()))
             end = show(picture) if show else None
             c = time.perf_counter(); first = first or c - n / video.fps
@@ -290,16 +290,16 @@ def in_turn(
 # %% ../nbs/44_live.ipynb #6f3e84b8
 def main(argv=None) -> int: # exit code
     "The command line: a camera or a video through MediaPipe and a trained classifier."
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.live", description="Skeleton and class probabilities of a camera or a video, in a browser or as a film.")
+    parser = argparse.ArgumentParser(prog="python -m thesis_lib.live", description="Skeleton and class probabilities of a camera or a video, in a browser or as a video.")
     parser.add_argument("video", nargs="?", default="0", help="file, folder of frames, or number of a camera")
     parser.add_argument("--classifier", help="folder of a run of actions/classifier", default=str(run_dir("smoke", "actions/classifier", "lstm_centred")))
-    parser.add_argument("--out", help="write a film, .webm for browsers, in place of a page"); parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--out", help="write a video, .webm for browsers, in place of a page"); parser.add_argument("--port", type=int, default=8765)
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
         classifier, data = load_classifier(a.classifier), read_record(a.classifier).params["dataset"]
         with open_video(a.video) as video, MediaPipePose() as source:
-            print(video); print(f"classifier trained on {'made recordings' if data == 'recordings' else data}: {', '.join(classifier.classes)}")
+            print(video); print(f"classifier trained on {'synthetic recordings' if data == 'recordings' else data}: {', '.join(classifier.classes)}")
             back = play(video, source, classifier, out=a.out) if a.out else _serve(video, source, classifier, a.port)
     except KeyboardInterrupt: return 130
     except (DataError, OSError) as e: print(e, file=sys.stderr); return 1

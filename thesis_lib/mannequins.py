@@ -286,7 +286,7 @@ def paint_background(
     rng, # numpy Generator
     size # (w, h)
 ) -> tuple: # (h w 3) float32 RGB, row of the horizon
-    "A wall or sky over a floor or field, with windows and pictures or hills."
+    "A wall or sky over a ground or field, with windows and pictures or hills."
     w, h = size
     horizon, outdoors = int(h*rng.uniform(.45, .72)), rng.random() < .35
     image = np.empty((h, w, 3), np.float32)
@@ -319,11 +319,11 @@ def box(self: Canvas, x, y, wide, high, depth, colour, side=.25): # x, y: lower 
         cv2.fillConvexPoly(hit, np.round(corners - [window[1].start, window[0].start]).astype(np.int32), 1)
         self.write(window, hit > 0, np.full(hit.shape, depth, np.float32), np.float32(0), normal, Part(None, None, 0, 0, colour), 0)
 
-def draw_thing(rng, canvas, x, floor, scale, depth): # something on the floor at (x, floor), about `scale` pixels
-    colour, up = sample_colour(rng, (.15, .75), (.25, .9)), lambda dx, dy: np.array([x + dx*scale, floor - dy*scale, depth])
+def draw_thing(rng, canvas, x, ground, scale, depth): # something on the ground at (x, ground), about `scale` pixels
+    colour, up = sample_colour(rng, (.15, .75), (.25, .9)), lambda dx, dy: np.array([x + dx*scale, ground - dy*scale, depth])
     kind = rng.choice(["ball", "crate", "lamp", "plant", "cushion"], p=[.2, .35, .15, .2, .1])
     if kind == "ball": r = scale*rng.uniform(.2, .35); canvas.draw(Part(up(0, 0) - [0, r, 0], up(0, 0) - [0, r, 0], r, r, colour, second=colour*.6, stripes=3.))
-    if kind == "crate": canvas.box(x, floor, scale*rng.uniform(.5, 1.3), scale*rng.uniform(.3, .9), depth, colour, rng.choice([-1, 1])*rng.uniform(.15, .35))
+    if kind == "crate": canvas.box(x, ground, scale*rng.uniform(.5, 1.3), scale*rng.uniform(.3, .9), depth, colour, rng.choice([-1, 1])*rng.uniform(.15, .35))
     if kind == "lamp": parts = [Part(up(0, .02), up(0, 1.5), .03*scale, .03*scale, np.full(3, 70.)), Part(up(0, 1.4), up(0, 1.65), .28*scale, .17*scale, colour),
                                 Part(up(-.15, .02), up(.15, .02), .05*scale, .05*scale, np.full(3, 70.))]
     def leaf(a): return Part(up(0, .4), up(a, rng.uniform(.7, 1.2)), .05*scale, .09*scale, sample_colour(rng, (.4, .7), (.25, .65), (35, 70)))

@@ -149,7 +149,7 @@ def random_results(
     digits=4,        # scores are rounded: fewer digits, more ties
     seed=0
 ) -> tuple[dict, list]: # COCO ground truth and COCO results
-    "Made persons and detections in COCO's layout, for tests and timing; scores say something about quality, but not everything."
+    "Synthetic persons and detections in COCO's layout, for tests and timing; scores say something about quality, but not everything."
     rng, k = np.random.default_rng(seed), COCO17.k
     image = np.repeat(np.arange(images), rng.poisson(people, images))
     n, size = len(image), np.exp(rng.normal(4.4, .8, len(image)))
@@ -425,7 +425,7 @@ def metrics(self: Evaluation,
     protocol={}, # further fields: split, decoder, flip_test, dataset, ...
     n=1000, seed=0 # replicates of the bootstrap
 ) -> dict: # name -> core.Metric
-    "The numbers with 95 % interval, count (persons, motions, films) and protocol, ready for a run record; a number that is NaN is left out."
+    "The numbers with 95 % interval, count (persons, motions, radiographs) and protocol, ready for a run record; a number that is NaN is left out."
     out, ci = {}, self.bootstrap(n, seed)
     for name, value in self.summarize().items():
         count, unit, own = self._about(name)
@@ -955,11 +955,11 @@ def _scores(y_true, y_score): # checked arrays: float64 (n ..) of 0, 1, NaN and 
             raise DataError(f"{name} holds {x[tuple(at)]} in {place}, expected {expected}")
     return y_true, y_score
 
-def _auc(y, score, unit, weights): # (n), (n), (n) which unit a film belongs to, (units b) -> (b); NaN where undefined
+def _auc(y, score, unit, weights): # (n), (n), (n) which unit a radiograph belongs to, (units b) -> (b); NaN where undefined
     o = np.argsort(score, kind="stable")
     o = o[~np.isnan(y[o])]
     if not len(o): return np.full(weights.shape[1], np.nan)
-    hit, group = y[o] == 1, np.cumsum(np.diff(score[o], prepend=score[o[0]]) != 0) # films of one score
+    hit, group = y[o] == 1, np.cumsum(np.diff(score[o], prepend=score[o[0]]) != 0) # radiographs of one score
     positive, negative = np.bincount(group, hit) > 0, np.bincount(group, ~hit) > 0
     tie = positive & negative
     block = np.cumsum(np.append(False, tie[1:] | tie[:-1] | (negative[1:] & positive[:-1]))) # of each group
@@ -990,7 +990,7 @@ def roc_auc(
 
 # %% ../nbs/05_metrics.ipynb #63831195
 class ClassEval(Evaluation):
-    "Scores of a classifier on films: `.summarize()`, `.undefined`, `.bootstrap()` over patients, `.within(mask)`, `.save(path)`; `DataError` for bad input."
+    "Scores of a classifier on radiographs: `.summarize()`, `.undefined`, `.bootstrap()` over patients, `.within(mask)`, `.save(path)`; `DataError` for bad input."
     _units, _items, _protocol = "patients", ("patients", "classes"), ("labels", "y_true")
     _fields = ("y_true", "y_score", "classes", "patients", "sources", "labels")
 
@@ -999,7 +999,7 @@ class ClassEval(Evaluation):
         y_score,      # (n c) probabilities or logits
         classes,      # (c) names
         patients,     # (n)
-        sources=None, # (n) where each film comes from
+        sources=None, # (n) where each radiograph comes from
         *, labels=""  # version of the labels, a protocol: "original", "relabelled", ...
     ):
         self.y_true, self.y_score = _scores(y_true, y_score)
@@ -1010,7 +1010,7 @@ class ClassEval(Evaluation):
         if len({*self.classes, "macro"}) <= len(self.classes): raise DataError('classes: a name stands twice, or is "macro", expected names of their own')
 
     @cached_property
-    def _patient(self): return np.unique(self.patients, return_inverse=True)[1] # (n) number of each film's patient
+    def _patient(self): return np.unique(self.patients, return_inverse=True)[1] # (n) number of each radiograph's patient
 
     def __len__(self): return int(self._patient.max()) + 1
 
@@ -1029,7 +1029,7 @@ def _weighted(self: ClassEval, weights, names): # weights (patients b) -> name -
     return {name: _nanmean(np.stack(list(auc.values()))) if name == "macro" else auc[name] for name in names}
 
 @patch
-def _about(self: ClassEval, name): # labelled films, or classes in the mean; unit, protocol
+def _about(self: ClassEval, name): # labelled radiographs, or classes in the mean; unit, protocol
     n = len(self.classes) - len(self.undefined) if name == "macro" else int(np.isfinite(self.y_true[:, self.classes == name]).sum())
     return n, "", {"metric": "AUC"} | ({"labels": self.labels} if self.labels else {})
 
@@ -1037,8 +1037,8 @@ def _about(self: ClassEval, name): # labelled films, or classes in the mean; uni
 def within(self: ClassEval,
     keep # (n) truth values, such as `evaluation.sources == "NIH"`
 ) -> ClassEval:
-    "The same classifier on some films only; `DataError` if none is kept."
-    return _kept(self, keep, ("patients", "y_true", "y_score", "sources"), "films")
+    "The same classifier on some radiographs only; `DataError` if none is kept."
+    return _kept(self, keep, ("patients", "y_true", "y_score", "sources"), "radiographs")
 
 # %% ../nbs/05_metrics.ipynb #d47c07ab
 def bootstrap_ci(

@@ -253,11 +253,11 @@ def _space(poses, axes): # root-free extent of poses (.. k 3): middle on the gro
     return middle, max(np.linalg.norm(flat - middle, axis=1).max(), np.ptp(up) / 2) * 1.08, up.min(), (up.min() + up.max()) / 2
 
 def _stage(ax, space, azimuth, elevation, axes): # the ground, and limits that fit every view of the same space
-    (x, z), r, floor, height = space
+    (x, z), r, ground, height = space
     place = lambda x, z, up: project_view((x, -up, z) if axes == "camera" else (x, z, up), azimuth, elevation, axes)[0]
     n = np.ceil(r / _SQUARE) * _SQUARE
     for s in np.arange(-n, n + 1, _SQUARE):
-        for line in (((s, -n), (s, n)), ((-n, s), (n, s))): ax.plot(*np.array([place(x + a, z + b, floor) for a, b in line]).T, color="#dcdcdc", lw=.6, zorder=0)
+        for line in (((s, -n), (s, n)), ((-n, s), (n, s))): ax.plot(*np.array([place(x + a, z + b, ground) for a, b in line]).T, color="#dcdcdc", lw=.6, zorder=0)
     cx, cy = place(x, z, height)
     ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal"); ax.axis("off")
     return ax
@@ -337,7 +337,7 @@ class _Limbs:
         lines.set(segments=flat[self.bones[order]], color=self.colors[order]); joints.set_offsets(flat)
         for artist in self.artists: artist.axes.draw_artist(artist)
 
-def _film(canvas, moves, n): # frames of what the moves draw over a still background
+def _animate(canvas, moves, n): # frames of what the moves draw over a still background
     canvas.draw()
     still, frames = canvas.copy_from_bbox(canvas.figure.bbox), []
     for i in range(n):
@@ -366,7 +366,7 @@ def pose_frames(
         _stage(ax, space, *view, axes)
         if truth is not None: move(_Limbs(ax, skeleton, "#1a1a1a", 1, 4), *project_view(truth, *view, axes))
         move(_Limbs(ax, skeleton), *project_view(predicted, *view, axes))
-    return _film(canvas, moves, len(poses2d))
+    return _animate(canvas, moves, len(poses2d))
 
 # %% ../nbs/07_plots.ipynb #b8669530
 def overlay_map(

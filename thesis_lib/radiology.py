@@ -12,8 +12,9 @@ from PIL import Image
 from .core import DataError, content_hash
 
 # %% auto #0
-__all__ = ['CLASSES', 'HEALTHY', 'MAX_PIXELS', 'parse_findings', 'encode_findings', 'check_labels', 'read_film', 'Region',
-           'region_mask', 'ChestSet', 'version', 'count_labels', 'subset', 'merge', 'check_films']
+__all__ = ['CLASSES', 'HEALTHY', 'MAX_PIXELS', 'parse_findings', 'encode_findings', 'check_labels', 'read_radiograph', 'Region',
+           'region_mask', 'ChestSet', 'version', 'count_labels', 'subset_radiographs', 'merge_chest_sets',
+           'check_radiographs']
 
 # %% ../nbs/11_radiology.ipynb #97db7697
 CLASSES = ("Cardiomegaly", "Emphysema", "Effusion", "Hernia", "Infiltration", "Mass", "Nodule", "Atelectasis", "Pneumothorax", "Pleural_Thickening",
@@ -47,8 +48,8 @@ def parse_findings(
 
 # %% ../nbs/11_radiology.ipynb #529ce846
 def encode_findings(
-    findings,       # for each film, names as from `parse_findings`
-    covered=CLASSES # classes that were looked for: one collection, or one for each film
+    findings,       # for each radiograph, names as from `parse_findings`
+    covered=CLASSES # classes that were looked for: one collection, or one for each radiograph
 ) -> np.ndarray: # (n 16) float32: 1 named, 0 looked for and not named, nan otherwise
     "Findings as a table of labels; `DataError` for a name that is none of the sixteen."
     each = [covered]*len(findings) if not len(covered) or isinstance(next(iter(covered)), str) else covered
@@ -63,18 +64,18 @@ def check_labels(
     labels,         # (n 16)
     source="labels" # name for messages
 ) -> np.ndarray: # the same as float32
-    "Rules for a table of labels; `DataError` names the film and the class."
+    "Rules for a table of labels; `DataError` names the radiograph and the class."
     labels = np.asarray(labels, np.float32)
-    if labels.ndim != 2 or labels.shape[1] != len(CLASSES): raise DataError(f"{source}: labels of shape {labels.shape}; expected (films, 16 classes)")
+    if labels.ndim != 2 or labels.shape[1] != len(CLASSES): raise DataError(f"{source}: labels of shape {labels.shape}; expected (radiographs, 16 classes)")
     if (bad := np.argwhere(~(np.isin(labels, (0, 1)) | np.isnan(labels)))).size:
-        raise DataError(f"{source}: film {bad[0, 0]}: {CLASSES[bad[0, 1]]} is {labels[tuple(bad[0])]:g}; expected 0, 1 or nan (not labelled)")
+        raise DataError(f"{source}: radiograph {bad[0, 0]}: {CLASSES[bad[0, 1]]} is {labels[tuple(bad[0])]:g}; expected 0, 1 or nan (not labelled)")
     others = labels.copy(); others[:, HEALTHY] = 0
     if (bad := np.flatnonzero((labels[:, HEALTHY] == 1) & (others == 1).any(1))).size:
-        raise DataError(f"{source}: film {bad[0]} is labelled Healthy and {CLASSES[np.argmax(others[bad[0]] == 1)]}; expected one or the other")
+        raise DataError(f"{source}: radiograph {bad[0]} is labelled Healthy and {CLASSES[np.argmax(others[bad[0]] == 1)]}; expected one or the other")
     return labels
 
 # %% ../nbs/11_radiology.ipynb #72355044
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485 # width x height above which a film is refused
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485 # width x height above which a radiograph is refused
 
 def _to_grey(image, path): # PIL image -> (h w) uint8
     if image.mode.startswith(("I", "F")):
@@ -86,7 +87,7 @@ def _to_grey(image, path): # PIL image -> (h w) uint8
         image = Image.composite(image, Image.new("RGBA", image.size, "black"), image.getchannel("A"))
     return np.array(image.convert("RGB").convert("L") if image.mode == "P" else image.convert("L"))
 
-def read_film(
+def read_radiograph(
     path,     # image file
     size=None # (w, h) it must have, if known
 ) -> np.ndarray: # (h w) uint8
@@ -96,31 +97,31 @@ def read_film(
         image = Image.open(io.BytesIO(path.read_bytes()))
         if image.width * image.height > MAX_PIXELS: raise Image.DecompressionBombError
         image.load()
-        film = _to_grey(image, path)
+        radiograph = _to_grey(image, path)
     except DataError: raise
     except FileNotFoundError as e: raise DataError(f"{path}: the image file is missing") from e
     except Image.UnidentifiedImageError as e: raise DataError(f"{path}: not an image in a format that can be read") from e
     except Image.DecompressionBombError as e: raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
     except Exception as e: raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
-    if size is not None and tuple(size) != film.shape[::-1]:
-        raise DataError(f"{path}: the image is {film.shape[1]} x {film.shape[0]} pixels; expected {size[0]} x {size[1]}")
-    return film
+    if size is not None and tuple(size) != radiograph.shape[::-1]:
+        raise DataError(f"{path}: the image is {radiograph.shape[1]} x {radiograph.shape[0]} pixels; expected {size[0]} x {size[1]}")
+    return radiograph
 
 # %% ../nbs/11_radiology.ipynb #98b087d3
 @dataclass(frozen=True)
 class Region:
     "Where a finding is seen: a box, a mask file, or both."
-    image: int                # index of the film in its set
+    image: int                # index of the radiograph in its set
     finding: str              # from CLASSES
     box: tuple | None = None  # x, y, width, height in pixels of the image
-    mask: Path | None = None  # grey image of the film's size, above 0 inside
+    mask: Path | None = None  # grey image of the radiograph's size, above 0 inside
 
 def region_mask(
     region: Region,
-    size # (w, h) of the film
+    size # (w, h) of the radiograph
 ) -> np.ndarray: # (h w) bool
-    "The region in the pixels of the film: its mask, or its box filled; `DataError` if the mask cannot be read or has another size."
-    if region.mask is not None: return read_film(region.mask, size) > 0
+    "The region in the pixels of the radiograph: its mask, or its box filled; `DataError` if the mask cannot be read or has another size."
+    if region.mask is not None: return read_radiograph(region.mask, size) > 0
     x, y, w, h = region.box
     columns, rows = np.arange(size[0]), np.arange(size[1])[:, None] # a pixel is inside with its centre
     return (columns + .5 >= x) & (columns + .5 < x + w) & (rows + .5 >= y) & (rows + .5 < y + h)
@@ -131,9 +132,9 @@ class ChestSet:
     "Chest radiographs with versions of their labels, patients, sources and lesion regions; `DataError` if these do not fit together."
     name: str             # "radiographs", "nih"
     split: str            # "train" or "val"
-    paths: list           # (n) Path of each film
+    paths: list           # (n) Path of each radiograph
     labels: dict          # version ("original", "relabelled") -> (n 16) 1, 0 or nan, see `encode_findings`
-    patients: np.ndarray  # (n) str: films of one patient stay on one side of a split
+    patients: np.ndarray  # (n) str: radiographs of one patient stay on one side of a split
     sources: np.ndarray   # (n) str: hospital or collection
     regions: list = field(default_factory=list) # of Region
     notes: list = field(default_factory=list)   # what a reader of a number measured here must know
@@ -143,13 +144,13 @@ class ChestSet:
     def __post_init__(self):
         where, n = f"{self.name}/{self.split}", len(self.paths)
         self.paths, self.patients, self.sources = [Path(p) for p in self.paths], np.asarray(self.patients, str), np.asarray(self.sources, str)
-        if not n: raise DataError(f"{where}: no film; expected at least one")
+        if not n: raise DataError(f"{where}: no radiograph; expected at least one")
         if not self.labels: raise DataError(f"{where}: no version of labels; expected at least one")
         self.labels = {version: check_labels(values, f"{where}, {version} labels") for version, values in self.labels.items()}
         for what, values in dict(patients=self.patients, sources=self.sources, **{f"{v} labels": l for v, l in self.labels.items()}).items():
-            if len(values) != n: raise DataError(f"{where}: {len(values)} {what} for {n} films; expected one for each")
+            if len(values) != n: raise DataError(f"{where}: {len(values)} {what} for {n} radiographs; expected one for each")
         if len(set(self.paths)) != n:
-            raise DataError(f"{where}: {next(p for i, p in enumerate(self.paths) if p in self.paths[:i]).name} is listed twice; expected each film once")
+            raise DataError(f"{where}: {next(p for i, p in enumerate(self.paths) if p in self.paths[:i]).name} is listed twice; expected each radiograph once")
         _check_regions(self.regions, n, where)
         regions = [(r.image, r.finding, r.box, r.mask and r.mask.name) for r in self.regions]
         labels = [np.nan_to_num(l, nan=2).astype(np.int8).tobytes() for l in self.labels.values()]
@@ -158,20 +159,20 @@ class ChestSet:
 
     def __len__(self): return len(self.paths)
     def __repr__(self):
-        return (f"ChestSet {self.name}/{self.split}: {len(self)} films of {len(set(self.patients))} patients from {len(set(self.sources))} sources, "
+        return (f"ChestSet {self.name}/{self.split}: {len(self)} radiographs of {len(set(self.patients))} patients from {len(set(self.sources))} sources, "
                 f"labels: {', '.join(self.labels)}, {len(self.regions)} regions [{self.fingerprint}]")
 
 # %% ../nbs/11_radiology.ipynb #e26aa3ce
-def _check_regions(regions, n, where): # n films
+def _check_regions(regions, n, where): # n radiographs
     for i, r in enumerate(regions):
-        if not 0 <= r.image < n: raise DataError(f"{where}: region {i} is on film {r.image}; expected 0 to {n - 1}")
+        if not 0 <= r.image < n: raise DataError(f"{where}: region {i} is on radiograph {r.image}; expected 0 to {n - 1}")
         if r.finding not in CLASSES[:HEALTHY]: raise DataError(f"{where}: region {i} shows {r.finding!r}; expected one of: {', '.join(CLASSES[:HEALTHY])}")
         if r.box is None and r.mask is None: raise DataError(f"{where}: region {i} ({r.finding}) has neither box nor mask; expected one")
         if r.box is not None and not (len(r.box) == 4 and np.isfinite(r.box).all() and min(r.box[2:]) > 0):
             raise DataError(f"{where}: region {i} ({r.finding}): box is {r.box}; expected x, y and a width and height above 0")
 
 def version(
-    labels,         # {version: (n 16)}, of a ChestSet or a film store
+    labels,         # {version: (n 16)}, of a ChestSet or a radiograph store
     name,           # "original", "relabelled", ...
     source="labels" # name for messages
 ) -> np.ndarray: # (n 16)
@@ -183,25 +184,25 @@ def count_labels(
     chest_set: ChestSet,
     name # version of the labels
 ) -> pd.DataFrame: # one row for each class
-    "Positive, negative and unlabelled films of each class, and the patients and sources of the positive ones."
+    "Positive, negative and unlabelled radiographs of each class, and the patients and sources of the positive ones."
     values = version(chest_set.labels, name, f"{chest_set.name}/{chest_set.split}")
     distinct = lambda of: [len(set(of[column == 1])) for column in values.T]
     return pd.DataFrame(dict(positive=(values == 1).sum(0), negative=(values == 0).sum(0), unlabelled=np.isnan(values).sum(0),
                              patients=distinct(chest_set.patients), sources=distinct(chest_set.sources)), index=pd.Index(CLASSES, name="finding"))
 
 # %% ../nbs/11_radiology.ipynb #13595a0f
-def subset(
+def subset_radiographs(
     chest_set: ChestSet,
     keep # (n) bool, or indices in the order wanted
 ) -> ChestSet:
-    "The same data set on some of its films, regions included; `DataError` if none remains."
+    "The same data set on some of its radiographs, regions included; `DataError` if none remains."
     rows = np.arange(len(chest_set))[np.asarray(keep)] if len(keep) else np.arange(0)
     new = {int(old): i for i, old in enumerate(rows)}
     regions = [replace(r, image=new[r.image]) for r in chest_set.regions if r.image in new]
     return replace(chest_set, paths=[chest_set.paths[i] for i in rows], labels={v: l[rows] for v, l in chest_set.labels.items()},
                    patients=chest_set.patients[rows], sources=chest_set.sources[rows], regions=regions)
 
-def merge(
+def merge_chest_sets(
     *sets: ChestSet # of one split
 ) -> ChestSet: # patients are told apart by the name of their set
     "Several data sets as one; `DataError` if they are of different splits or share no version of the labels."
@@ -214,13 +215,13 @@ def merge(
     return ChestSet("+".join(s.name for s in sets), sets[0].split, [p for s in sets for p in s.paths], labels, patients, sources,
                     regions, [n for s in sets for n in s.notes], "".join(s.pixels for s in sets))
 
-def check_films(
+def check_radiographs(
     chest_set: ChestSet # read from disk
 ) -> ChestSet: # the same
-    "Is every film there? `DataError` names the first that is not, and how many."
+    "Is every radiograph there? `DataError` names the first that is not, and how many."
     folders = {p.parent for p in chest_set.paths}
     names = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders} # one listing, not 100,000 questions
     if (missing := [p for p in chest_set.paths if p.name not in names[p.parent]]):
-        where = f"{len(chest_set)} films of {chest_set.name}/{chest_set.split}"
+        where = f"{len(chest_set)} radiographs of {chest_set.name}/{chest_set.split}"
         raise DataError(f"{missing[0]}: the image file is missing, with {len(missing) - 1} more of the {where}")
     return chest_set

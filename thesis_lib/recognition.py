@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from .batches import Loader
 from .core import DataError
 from .metrics import Evaluation
-from .recordings import Windows, body_centred
+from .recordings import LandmarkWindows, body_centred
 
 # %% auto #0
 __all__ = ['SPLITS', 'UNITS', 'INPUTS', 'folds', 'seen_share', 'units', 'ActionEval', 'most_confused', 'plot_answers', 'Batch',
@@ -46,12 +46,12 @@ def _most(w, how): # parts that there can be
 
 # %% ../nbs/32_recognition.ipynb #1dea8293
 def folds(
-    windows: Windows,
+    windows: LandmarkWindows,
     how: str,  # one of `SPLITS`
     k=3,       # parts; 0: a person a part
     *, seed=0  # another one deals otherwise
 ) -> list: # of (rows of the training windows, rows of the test windows)
-    "Divide windows into parts that are tested in turn; `DataError` names the class that training or test would lack."
+    "Split windows into parts that are tested in turn; `DataError` names the class that training or test would lack."
     if how not in SPLITS: raise DataError(f"split {how!r} is unknown; expected one of {', '.join(SPLITS)}")
     k, most = k or len(np.unique(windows.person)), _most(windows, how)
     dealt = "windows of one recording" if how == "blocks" else how
@@ -65,13 +65,13 @@ def folds(
                 train[rows] &= abs(windows.start[rows][:, None] - tested).min(1, initial=frames) >= frames
         lacking = np.setdiff1d(windows.y[test], windows.y[train])
         if len(lacking): raise DataError(f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left for part {i + 1} of {k}; "
-                                         "expected recordings that can be divided so")
+                                         "expected recordings that can be split so")
         out.append((np.flatnonzero(train), np.flatnonzero(test)))
     return out
 
 # %% ../nbs/32_recognition.ipynb #301f97e3
 def seen_share(
-    windows: Windows,
+    windows: LandmarkWindows,
     parts # of `folds`
 ) -> float:
     "Share of the tested frames that training windows hold, a mean over the parts."
@@ -83,7 +83,7 @@ def seen_share(
 UNITS = ("blocks", "recordings", "people")
 
 def units(
-    windows: Windows,
+    windows: LandmarkWindows,
     of: str,   # one of `UNITS`
     *, frames=90 # length of a block
 ): # (n,) names
@@ -105,7 +105,7 @@ class ActionEval(Evaluation):
         p,       # (n c) probabilities
         classes, # (c) names
         unit,    # (n) what each window is of: see `units`
-        *, split="" # how training and test were divided, a protocol
+        *, split="" # how training and test were split, a protocol
     ):
         self.y, self.p, self.split = np.asarray(y), np.asarray(p, np.float64), split
         self.classes, self.unit = (np.asarray(names).astype(str) for names in (classes, unit))
@@ -221,7 +221,7 @@ class WindowStore:
         return mean, deviation.clamp_min(1e-6)
 
     def standardised(self, rows): # rows of the training windows
-        "The same windows, each of the 132 numbers less its mean and divided by its deviation in training."
+        "The same windows, each of the 132 numbers minus its mean and divided by its deviation in training."
         mean, deviation = self.scale(rows)
         return replace(self, x=(self.x - mean) / deviation)
 
@@ -231,9 +231,9 @@ class WindowStore:
 
 # %% ../nbs/32_recognition.ipynb #df9e08b1
 def window_store(
-    windows: Windows,
+    windows: LandmarkWindows,
     inputs="raw", # one of `INPUTS`
-    *, every=1    # keep every so manieth frame of a window
+    *, every=1    # keep every n-th frame of a window
 ) -> WindowStore:
     "The windows as a network reads them; `DataError` for unknown inputs, or if no two frames would be left."
     if inputs not in INPUTS: raise DataError(f"inputs {inputs!r} are unknown; expected one of {', '.join(INPUTS)}")

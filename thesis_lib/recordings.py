@@ -12,7 +12,7 @@ from .skeletons import BLAZEPOSE33
 
 # %% auto #0
 __all__ = ['AXES', 'HEADER', 'Recording', 'format_row', 'write_recording', 'read_recording', 'read_folder', 'fingerprint',
-           'Windows', 'windows', 'body_centred']
+           'LandmarkWindows', 'cut_windows', 'body_centred']
 
 # %% ../nbs/15_recordings.ipynb #c98d35b9
 AXES = ("x", "y", "z", "visibility")
@@ -140,8 +140,8 @@ def fingerprint(recordings) -> str: # 16 hexadecimal digits
 
 # %% ../nbs/15_recordings.ipynb #a542ff5d
 @dataclass(frozen=True, eq=False)
-class Windows:
-    "Windows of recordings, with what is needed to divide them."
+class LandmarkWindows:
+    "Windows of recordings, with what is needed to split them."
     x: np.ndarray         # (n t 132) float32
     y: np.ndarray         # (n,) int64, number of the class
     classes: tuple        # of names
@@ -153,12 +153,12 @@ class Windows:
     def __len__(self): return len(self.y)
 
 # %% ../nbs/15_recordings.ipynb #6aab6b08
-def windows(
+def cut_windows(
     recordings,    # list of `Recording`
     *, frames=30,  # length of a window
     stride=10,     # frames from one start to the next
     classes=None   # names in the order of the classes; None: the actions, sorted
-) -> Windows:
+) -> LandmarkWindows:
     "Cut recordings into windows; `DataError` names a recording that no window fits into, or whose action is not among `classes`."
     if frames < 1 or stride < 1: raise DataError(f"frames {frames}, stride {stride}: expected 1 or more")
     if not recordings: raise DataError("recordings: the list is empty; expected at least one")
@@ -168,7 +168,7 @@ def windows(
         if r.action not in classes: raise DataError(f"{r.key}: its action {r.action!r} is none of {', '.join(classes)}")
     n = np.repeat(np.arange(len(rows)), [len(s) for s in rows])
     x = np.concatenate([r.landmarks.reshape(-1, 132)[s[:, None] + np.arange(frames)] for r, s in zip(recordings, rows)])
-    return Windows(x, np.array([classes.index(r.action) for r in recordings])[n], classes, n, np.concatenate([r.frame[s] for r, s in zip(recordings, rows)]),
+    return LandmarkWindows(x, np.array([classes.index(r.action) for r in recordings])[n], classes, n, np.concatenate([r.frame[s] for r, s in zip(recordings, rows)]),
                    np.array([r.person for r in recordings])[n], tuple(r.key for r in recordings))
 
 def _starts(recording, frames, stride): # rows at which windows start

@@ -10,8 +10,8 @@ from .core import DataError, content_hash
 from .skeletons import H36M17
 
 # %% auto #0
-__all__ = ['check_motion', 'Motion', 'mirror', 'bone_lengths', 'Clip', 'as_clip', 'simulated_keypoints', 'view', 'MotionSet',
-           'view_set']
+__all__ = ['check_motion', 'Motion', 'mirror', 'bone_lengths', 'MotionView', 'as_view', 'simulated_keypoints', 'view',
+           'MotionSet', 'view_set']
 
 # %% ../nbs/10_sequences.ipynb #bc5489eb
 def _checked(values, shape, source, what): # -> (t *shape) float32, finite
@@ -69,7 +69,7 @@ def bone_lengths(
 
 # %% ../nbs/10_sequences.ipynb #c0ac29d0
 @dataclass(frozen=True, eq=False)
-class Clip:
+class MotionView:
     "What a lifter reads and what it must tell; `DataError` names clip, camera, frame and joint of what is not finite or has another shape."
     subject: str
     action: str
@@ -94,18 +94,18 @@ class Clip:
     def key(self): return f"{self.subject}/{self.action}/{self.name}" # of the motion, the same for all its cameras
 
 # %% ../nbs/10_sequences.ipynb #81e82199
-def as_clip(
+def as_view(
     motion: Motion,
     camera,      # as of `geometry.Camera`
     pixels=None, # (t 17 2) 2D joints of another source, pixels; None: the true projections
     seen=None    # (t 17) which of them were measured; None: all
-) -> Clip:
+) -> MotionView:
     "One motion as one camera sees it; `DataError` names the motion if the person is behind the camera."
     space = camera.to_camera(motion.world.astype(float))
     try: pixels = camera.project(space) if pixels is None else np.asarray(pixels, float)
     except DataError as e: raise DataError(f"{motion.key}: {e}") from e
     seen = np.ones(pixels.shape[:2]) if seen is None else seen
-    return Clip(motion.subject, motion.action, motion.name, camera.name, motion.fps, camera.normalize(pixels), seen, space - space[:, :1], space[:, 0])
+    return MotionView(motion.subject, motion.action, motion.name, camera.name, motion.fps, camera.normalize(pixels), seen, space - space[:, :1], space[:, 0])
 
 # %% ../nbs/10_sequences.ipynb #40474e90
 _REACH = np.array([1.8 if j.endswith(("wrist", "ankle")) else 1.3 if j.endswith(("elbow", "knee")) else 1. for j in H36M17.joints])
@@ -155,7 +155,7 @@ def view(
     cameras,          # of `geometry.Camera`: a sequence, or subject -> sequence
     *, source2d="gt", # "gt": true projections; "simulated": `simulated_keypoints` of them
     seed=0            # of the simulation
-) -> list: # of `Clip`, one a camera
+) -> list: # of `MotionView`, one a camera
     "A motion as its cameras see it; `DataError` if there are none for its subject, or for another 2D source."
     if source2d not in ("gt", "simulated"):
         raise DataError(f"{motion.key}: 2D source {source2d!r} cannot be made from the motion; expected 'gt' or 'simulated'")
@@ -164,7 +164,7 @@ def view(
             raise DataError(f"{motion.key}: there are no cameras of subject {motion.subject!r}; expected one of {', '.join(cameras)}")
         cameras = cameras[motion.subject]
     if not cameras: raise DataError(f"{motion.key}: subject {motion.subject!r} has no camera; expected at least one")
-    clips = [as_clip(motion, camera) for camera in cameras]
+    clips = [as_view(motion, camera) for camera in cameras]
     if source2d == "gt": return clips
     rngs = (np.random.default_rng([seed, int(content_hash(motion.key, camera.name), 16)]) for camera in cameras)
     found = (simulated_keypoints(camera.denormalize(clip.pose2d.astype(float)), rng) for camera, clip, rng in zip(cameras, clips, rngs))
@@ -177,26 +177,26 @@ class MotionSet:
     name: str             # "motions", "mocap", "h36m"
     split: str            # "train" or "val"
     source2d: str         # "gt", "simulated", or a file's name, such as "cpn"
-    clips: list           # of `Clip`
+    clips: list           # of `MotionView`
     fingerprint: str = "" # filled in: hash of source and content
     notes: list = field(default_factory=list) # what a reader of a number measured here must know
 
     def __post_init__(self):
-        if not self.clips: raise DataError(f"{self.name}/{self.split}: no clips; expected at least one")
-        names = [(c.key, c.camera) for c in self.clips]
+        if not self.views: raise DataError(f"{self.name}/{self.split}: no clips; expected at least one")
+        names = [(c.key, c.camera) for c in self.views]
         if len(set(names)) < len(names): raise DataError(f"{self.name}/{self.split}: clip {max(names, key=names.count)} is there twice; expected each once")
-        parts = (part for c in self.clips for part in ([c.key, c.camera, c.fps], c.pose2d.tobytes(), c.pose3d.tobytes()))
+        parts = (part for c in self.views for part in ([c.key, c.camera, c.fps], c.pose2d.tobytes(), c.pose3d.tobytes()))
         self.fingerprint = content_hash(self.source2d, *parts)
 
-    def __len__(self): return sum(map(len, self.clips))
+    def __len__(self): return sum(map(len, self.views))
     def __repr__(self):
-        subjects, cameras = sorted({c.subject for c in self.clips}), {c.camera for c in self.clips}
-        return (f"MotionSet {self.name}/{self.split}, 2D {self.source2d}: {len(self):,} frames in {len(self.clips)} clips "
-                f"of {len({c.key for c in self.clips})} motions, {len(cameras)} cameras, subjects {', '.join(subjects)} [{self.fingerprint}]")
+        subjects, cameras = sorted({c.subject for c in self.views}), {c.camera for c in self.views}
+        return (f"MotionSet {self.name}/{self.split}, 2D {self.source2d}: {len(self):,} frames in {len(self.views)} clips "
+                f"of {len({c.key for c in self.views})} motions, {len(cameras)} cameras, subjects {', '.join(subjects)} [{self.fingerprint}]")
 
-    def subset(self, keep): # keep: Clip -> truth value
+    def subset(self, keep): # keep: MotionView -> truth value
         "The same set on some of its clips, with its own fingerprint."
-        return replace(self, clips=[c for c in self.clips if keep(c)])
+        return replace(self, views=[c for c in self.views if keep(c)])
 
 def view_set(
     name, split,      # of the set

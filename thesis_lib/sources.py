@@ -5,11 +5,11 @@
 # %% ../nbs/31_sources.ipynb #92ab383e
 from __future__ import annotations
 from dataclasses import replace
-from .annotations import PoseSet, merge, simulated_detector, subset
+from .annotations import PoseSet, merge_pose_sets, simulated_detector, subset_images
 from .core import DataError, data_dir, data_root, read_record, root
-from .datasets import actions as action_sets, coco, h36m, lspet, mocap, motions, mpii, nih, people, radiographs
+from .datasets import actions as action_sets, coco, h36m, lspet, mocap, motions, mpii, nih, people, synthetic_radiographs
 from .geometry import ring_around
-from .radiology import ChestSet, merge as merge_films
+from .radiology import ChestSet, merge_chest_sets
 from .sequences import MotionSet, view_set
 from .skeletons import MPII16
 
@@ -40,7 +40,7 @@ def pose2d(
         whole = coco.load_coco(split, folder=folder, boxes_file=boxes_file)
         found = _first(whole, n_images)
     if boxes_file and (dataset in made or (boxes_file.parent/"record.json").is_file()): _check_run(boxes_file, found, whole) # beside the published file lies none
-    if dataset == "mini" and split == "train": found = merge(_first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root()/"lspet")), n_images), found)
+    if dataset == "mini" and split == "train": found = merge_pose_sets(_first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root()/"lspet")), n_images), found)
     if split == "val" and detector == "simulated": found = replace(found, detections={**found.detections, "simulated": simulated_detector(found, seed=seed)})
     return found
 
@@ -55,11 +55,11 @@ def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 i
     name, whole = _WHOLE.get(found.name, (found.name, -1))
     return name if len(found) == whole else f"{name} ({len(found):,} {_COUNTED[type(found)]})"
 
-_COUNTED = {PoseSet: "images", MotionSet: "frames", ChestSet: "films"}
+_COUNTED = {PoseSet: "images", MotionSet: "frames", ChestSet: "radiographs"}
 _WHOLE = dict(coco=("COCO 2017", 5000), mpii=("MPII", 2729), nih=("ChestX-ray14", 25596), h36m=("Human3.6M", 543344)) # name in print, and how many in its whole validation split
 
 def _first(pose_set, n): # the first n images
-    return subset(pose_set, [i["id"] for i in pose_set.coco["images"][:n]]) if n else pose_set
+    return subset_images(pose_set, [i["id"] for i in pose_set.coco["images"][:n]]) if n else pose_set
 
 def _known(dataset, names, split):
     if dataset not in names: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(names)}")
@@ -69,7 +69,7 @@ def halves(pose_set: PoseSet) -> tuple: # (PoseSet, PoseSet)
     "Every other image, and the rest: to choose an epoch on one half and to measure on the other."
     ids = [i["id"] for i in pose_set.coco["images"]]
     if len(ids) < 2: raise DataError(f"{pose_set.name}/{pose_set.split}: has {len(ids)} images, expected at least 2 to halve it")
-    return subset(pose_set, ids[::2]), subset(pose_set, ids[1::2])
+    return subset_images(pose_set, ids[::2]), subset_images(pose_set, ids[1::2])
 
 # %% ../nbs/31_sources.ipynb #3c2cca02
 POSE3D = ("motions", "mocap", "h36m")
@@ -86,10 +86,10 @@ def pose3d(
     if dataset == "h36m": return _some(h36m.load_h36m(split, source2d, seed=seed), n_clips)
     recorded = dataset == "mocap"
     found = mocap.load_mocap(split)[:n_clips or None] if recorded else motions.make_motions(split, seed=seed, **(dict(n_clips=n_clips) if n_clips else {}))
-    return view_set(dataset, split, found, ring_around, source2d=source2d, seed=seed, notes=[*(mocap.NOTES if recorded else []), "Seen by four made cameras."])
+    return view_set(dataset, split, found, ring_around, source2d=source2d, seed=seed, notes=[*(mocap.NOTES if recorded else []), "Seen by four synthetic cameras."])
 
 def _some(motion_set, n): # the first n motions, seen by all their cameras
-    keys = list(dict.fromkeys(c.key for c in motion_set.clips))[:n or None]
+    keys = list(dict.fromkeys(c.key for c in motion_set.views))[:n or None]
     return motion_set.subset(lambda c: c.key in keys)
 
 # %% ../nbs/31_sources.ipynb #7fa4303f
@@ -98,14 +98,14 @@ CHEST = ("radiographs", "cxr", "nih", "nih+cohen")
 def chest(
     dataset: str,  # one of `CHEST`
     split: str,    # "train" or "val"
-    *, n_images=0, # of made films, 0 = as many as it makes by default; recorded sets are whole
-    seed=0         # of films that are made
+    *, n_images=0, # of synthetic radiographs, 0 = as many as it makes by default; recorded sets are whole
+    seed=0         # of radiographs that are made
 ) -> ChestSet:
     "Chest radiographs with the findings of `radiology.CLASSES`, by name; `DataError` for a name or split that does not exist."
     _known(dataset, CHEST, split)
-    if dataset == "radiographs": return radiographs.make_radiographs(split=split, seed=seed, **(dict(n_images=n_images) if n_images else {}))
+    if dataset == "radiographs": return synthetic_radiographs.make_radiographs(split=split, seed=seed, **(dict(n_images=n_images) if n_images else {}))
     parts = [nih.load_nih(split, data_root()/part if dataset == "cxr" else data_dir()/part, name=part) for part in dataset.split("+")]
-    found = merge_films(*parts) if len(parts) > 1 else parts[0]
+    found = merge_chest_sets(*parts) if len(parts) > 1 else parts[0]
     again = (data_root() if dataset == "cxr" else data_dir())/dataset.split("+")[0]/"relabelled.csv"
     return nih.relabel(found, again) if again.is_file() else found
 
@@ -114,11 +114,11 @@ ACTIONS = ("recordings", "exercises4", "rec")
 
 def actions(
     dataset: str, # one of `ACTIONS`
-    *, n_takes=0, # of each action by each performer, 0 = three (made recordings; of real ones there is one)
+    *, n_takes=0, # of each action by each performer, 0 = three (synthetic recordings; of real ones there is one)
     seed=0        # of recordings that are made
 ) -> list: # of `recordings.Recording`
     "Recordings of actions as landmarks, by name; `DataError` for a name that does not exist."
-    if dataset == "recordings": return action_sets.make_actions(motions.sample_subject, motions.make_clip, n_takes=n_takes or 3, seed=seed)
+    if dataset == "recordings": return action_sets.make_actions(motions.sample_subject, motions.make_motion, n_takes=n_takes or 3, seed=seed)
     if dataset not in ACTIONS: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(ACTIONS)}")
     if n_takes > 1: raise DataError(f"dataset {dataset!r}: has one take of each action; expected n_takes 0 or 1, got {n_takes}")
     load = dict(exercises4=action_sets.load_exercises4, rec=action_sets.load_rec)[dataset]

@@ -66,13 +66,13 @@ def time_interleaved(
 # %% ../nbs/08_timing.ipynb #24ae9891
 def timing_table(
     seconds, # (rounds, functions) from `time_interleaved`
-    peer, # the column that the ratios refer to
+    reference, # the column that the ratios refer to
     n=2000, # bootstrap replicates
     seed=0,
 )->pd.DataFrame: # a row per function: ms, p95, ratio, lo, hi
-    "Median and 95th percentile in ms and the median per-round ratio to `peer` with its 95 % bootstrap interval; DataError for an unknown peer"
-    if peer not in seconds: raise DataError(f"peer {peer!r} is not a column: expected one of {list(seconds)}")
-    ratio = seconds.div(seconds[peer], axis=0).to_numpy()
+    "Median and 95th percentile in ms and the median per-round ratio to `reference` with its 95 % bootstrap interval; DataError for an unknown reference"
+    if reference not in seconds: raise DataError(f"reference {reference!r} is not a column: expected one of {list(seconds)}")
+    ratio = seconds.div(seconds[reference], axis=0).to_numpy()
     draw = np.random.default_rng(seed).integers(len(ratio), size=(n, len(ratio)))
     lo, hi = np.percentile(np.median(ratio[draw], axis=1), [2.5, 97.5], axis=0)
     return pd.DataFrame(dict(ms=1e3*seconds.median(), p95=1e3*seconds.quantile(.95), ratio=np.median(ratio, axis=0), lo=lo, hi=hi))

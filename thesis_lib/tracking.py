@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 import argparse, sys
 import cv2, motmetrics, numpy as np, torch, torchvision, trackforge
-from .capture import Film, MediaPipePose
+from .capture import VideoWriter, MediaPipePose
 from .core import DataError, progress, read_record, run_dir
 from .models.keypoint_rcnn import from_run
 from .recordings import Recording, write_recording
@@ -19,7 +19,7 @@ from .videos import draw_people, open_frames
 # %% auto #0
 __all__ = ['TRACKERS', 'COUNTS', 'Found', 'people_detector', 'Track', 'box_iou', 'clothes', 'link', 'track_counts', 'mota',
            'idf1', 'crop_person', 'uncrop_landmarks', 'landmarks_of_joints', 'track_recording', 'record_people',
-           'tracks_film', 'main']
+           'tracks_video', 'main']
 
 # %% ../nbs/45_tracking.ipynb #f811ca97
 class Found(NamedTuple):
@@ -40,7 +40,7 @@ def _checked(found, i): # arrays, of frame i
 
 def people_detector(
     model,     # a detection model of torchvision's kind, in eval mode
-    *, floor=.1, # scores below it are left out
+    *, min_score=.1, # scores below it are left out
     category=1,
     device="cpu"
 ): # frame (h w 3) uint8 RGB -> Found
@@ -50,7 +50,7 @@ def people_detector(
     def detect(frame):
         out, = model([torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).to(device)/255])
         x1, y1, x2, y2 = out["boxes"].T
-        keep = (out["scores"] >= floor) & (out["labels"] == category) & (x2 > x1) & (y2 > y1)
+        keep = (out["scores"] >= min_score) & (out["labels"] == category) & (x2 > x1) & (y2 > y1)
         keypoints = np.concatenate([out["keypoints"][keep, :, :2].cpu(), out["keypoints_scores"][keep, :, None].sigmoid().cpu()], -1) if "keypoints" in out else None
         return Found(out["boxes"][keep].cpu().numpy(), out["scores"][keep].cpu().numpy(), keypoints)
     return detect
@@ -70,7 +70,7 @@ def box_iou(a, b): # (n 4), (m 4) -> (n m)
     "Intersection over union of boxes x1 y1 x2 y2, as torchvision has it."
     return torchvision.ops.box_iou(*(torch.from_numpy(np.asarray(x, float).reshape(-1, 4)) for x in (a, b))).numpy()
 
-class _LastBox: # the floor, with the interface of trackforge
+class _LastBox: # the baseline, with the interface of trackforge
     def __init__(self, max_gap, iou): self.max_gap, self.iou, self.last, self.now, self.count = max_gap, iou, {}, 0, 0
     def update(self, detections):
         self.now += 1
@@ -235,20 +235,20 @@ def record_people(
     return write()
 
 # %% ../nbs/45_tracking.ipynb #e009f57f
-def tracks_film(
+def tracks_video(
     frames, # sequence of (h w 3) uint8 RGB
     made,   # (path, Track) of every person, as of `record_people`
     path,   # .webm plays in a browser, or .mp4
     fps=30.
 ):
-    "A film with the boxes and joints of the tracks, a colour a person; `DataError` if it cannot be written."
-    with Film(path, frames[0].shape[1::-1], fps) as film:
+    "A video with the boxes and joints of the tracks, a colour a person; `DataError` if it cannot be written."
+    with VideoWriter(path, frames[0].shape[1::-1], fps) as writer:
         for i, frame in enumerate(frames):
             here = [(t, row) for _, t in made for row in np.flatnonzero(t.frame == i)]
             boxes = np.array([t.boxes[row] for t, row in here]).reshape(-1, 4)
             joints = np.array([t.keypoints[row] for t, row in here]).reshape(-1, 17, 3) if all(t.keypoints is not None for t, _ in here) else None
             marks = () if joints is None else (joints[..., :2], 2*(joints[..., 2] > .5), COCO17)
-            film.write(draw_people(frame, *marks, boxes=boxes, ids=[t.id for t, _ in here]))
+            writer.write(draw_people(frame, *marks, boxes=boxes, ids=[t.id for t, _ in here]))
 
 # %% ../nbs/45_tracking.ipynb #d0fcaf93
 def main(argv=None) -> int: # exit code
@@ -259,14 +259,14 @@ def main(argv=None) -> int: # exit code
     parser.add_argument("--mediapipe", action="store_true", help="landmarks by MediaPipe in the boxes, instead of the detector's 17 joints (make landmarks)")
     parser.add_argument("--method", choices=TRACKERS, default="ocsort", help="of linking (default: ocsort)"); parser.add_argument("--threshold", type=float, default=.5, help="detections of a lower score start no track")
     parser.add_argument("--max-gap", type=int, default=15, help="frames for which somebody unseen is waited for")
-    parser.add_argument("--action", default="", help="name of the class"); parser.add_argument("--overlay", help="film with boxes and joints, a colour a person; .webm or .mp4")
+    parser.add_argument("--action", default="", help="name of the class"); parser.add_argument("--overlay", help="video with boxes and joints, a colour a person; .webm or .mp4")
     a = parser.parse_args(argv)
     try:
         detector, frames = people_detector(from_run(read_record(a.detector))), open_frames(a.video)
         if a.mediapipe: MediaPipePose().close() # that it is missing is said at once
         if a.overlay: Path(a.overlay).parent.mkdir(parents=True, exist_ok=True)
         made = record_people(a.video, detector, a.folder, MediaPipePose if a.mediapipe else None, action=a.action, method=a.method, threshold=a.threshold, max_gap=a.max_gap)
-        if a.overlay: tracks_film(frames, made, a.overlay, getattr(frames, "fps", 30.))
+        if a.overlay: tracks_video(frames, made, a.overlay, getattr(frames, "fps", 30.))
     except KeyboardInterrupt: print(f"stopped; what was tracked up to here is in {a.folder}", file=sys.stderr); return 130
     except (DataError, OSError) as e: print(e, file=sys.stderr); return 1
     for path, track in made: print(f"{path}: frames {track.frame[0]} to {track.frame[-1]}, {len(track)} boxes")

@@ -17,10 +17,10 @@ from .core import DataError, batch_mode, content_hash, file_sha256, load_weights
 __all__ = ['cosine', 'milestones', 'Task', 'FitResult', 'read_log', 'device', 'fit', 'first_process_only']
 
 # %% ../nbs/30_training.ipynb #d3a00e84
-def cosine(done: float, *, warmup=0.05, floor=0.01) -> float: # factor of the base learning rate
-    "Linear warm-up, then half a cosine down to `floor` (Loshchilov and Hutter 2017)."
+def cosine(done: float, *, warmup=0.05, end=0.01) -> float: # factor of the base learning rate
+    "Linear warm-up, then half a cosine down to `end` (Loshchilov and Hutter 2017)."
     if done < warmup: return (done + 1e-3) / (warmup + 1e-3)
-    return floor + (1 - floor) * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+    return end + (1 - end) * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 def milestones(done: float, *, at=(0.8, 0.95), gamma=0.1) -> float: # factor of the base learning rate
     "Step schedule: times `gamma` at each share of training in `at`."

@@ -14,7 +14,7 @@ from .skeletons import Skeleton
 
 # %% auto #0
 __all__ = ['PICTURES', 'COLOURS', 'natural', 'ImageFrames', 'VideoFrames', 'open_frames', 'VideoClip', 'draw_people',
-           'film_strip']
+           'frame_strip']
 
 # %% ../nbs/16_videos.ipynb #f69ca78f
 PICTURES = ".png", ".jpg", ".jpeg", ".bmp", ".webp" # how names of frames end
@@ -145,7 +145,7 @@ def draw_people(
     return out
 
 # %% ../nbs/16_videos.ipynb #08754fb4
-def film_strip(
+def frame_strip(
     clip: VideoClip,
     *,
     every=1,     # show each so many frames

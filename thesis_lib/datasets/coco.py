@@ -5,7 +5,7 @@
 # %% ../../nbs/datasets/11_coco.ipynb #d6aedd1e
 from __future__ import annotations
 from pathlib import Path
-from ..annotations import PoseSet, check_coco, check_detections, check_files, load_json, subset
+from ..annotations import PoseSet, check_coco, check_detections, check_files, load_json, subset_images
 from ..core import DataError, data_dir, file_sha256
 from ..downloads import fetch, unpack
 from ..skeletons import COCO17
@@ -48,7 +48,7 @@ def fully_annotated(
     pose_set: PoseSet # any data set
 ) -> PoseSet: # the images that are not marked otherwise
     "Only the images on which every person is annotated, the ones a detector can fairly be measured on; the whole of full COCO."
-    return subset(pose_set, [i["id"] for i in pose_set.coco["images"] if i.get("all_persons_annotated", True) is True])
+    return subset_images(pose_set, [i["id"] for i in pose_set.coco["images"] if i.get("all_persons_annotated", True) is True])
 
 def load_detections(
     path,             # detections in COCO's result layout

@@ -290,7 +290,7 @@ def _patch_targets(joints, weights, size, sigma): # (k h w), each Gaussian cut o
     return maps
 
 class ClassicPipeline(torch.utils.data.Dataset):
-    "The usual per-sample pipeline on ground-truth boxes, as the benchmark's peer."
+    "The usual per-sample pipeline on ground-truth boxes, as the benchmark's reference."
     def __init__(self, pose_set, out_size, *, augment=Augment(), sigma=2., padding=1.25, seed=0):
         about = dict(size=out_size, skeleton=pose_set.skeleton.name)
         self.people = CropStore(None, **_rows(pose_set, "gt", out_size, padding, 1.), about=about)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import loadmat
 from ..core import DataError, data_dir, progress, write_atomic
 from ..geometry import Camera
-from ..sequences import Motion, MotionSet, as_clip, bone_lengths, view
+from ..sequences import Motion, MotionSet, as_view, bone_lengths, view
 from ..skeletons import H36M17
 
 # %% auto #0
@@ -176,7 +176,7 @@ def _measured(motion, table, source): # clips with the 2D joints of a file, one 
             raise DataError(f"{where}, camera {camera.name}: 2D joints have shape {pixels.shape}; expected (frames, 17, 2)")
         if len(pixels) < len(motion):
             raise DataError(f"{where}, camera {camera.name}: {len(pixels)} frames of 2D joints; expected at least the {len(motion)} of the 3D file")
-        try: clips.append(as_clip(motion, camera, pixels[:len(motion), :, :2]))
+        try: clips.append(as_view(motion, camera, pixels[:len(motion), :, :2]))
         except DataError as e: raise DataError(f"{source}: {e}") from e
     return clips
 

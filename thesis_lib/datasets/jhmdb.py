@@ -62,16 +62,16 @@ def _listed(path): # sub_splits file -> (clip, part) for each line
 def load_sub_jhmdb(
     split,       # "train" or "val"
     *,
-    division=1,  # 1, 2 or 3
+    official_split=1,  # 1, 2 or 3
     folder=None, # holds the four parts of the set; default data/jhmdb
     n_clips=0    # the first so many, 0 = all
 ) -> list: # of `VideoClip`, one person each
-    "sub-JHMDB by one of its three divisions; `DataError` says where to get what is not there."
+    "sub-JHMDB by one of its three official splits; `DataError` says where to get what is not there."
     if split not in _PARTS: raise DataError(f"split {split!r}: expected train or val")
-    if division not in (1, 2, 3): raise DataError(f"division {division!r}: expected 1, 2 or 3")
+    if official_split not in (1, 2, 3): raise DataError(f"official_split {official_split!r}: expected 1, 2 or 3")
     folder = Path(folder or data_dir()/"jhmdb")
-    files = sorted((folder/"sub_splits").glob(f"*_test_split_{division}.txt"))
-    if not files: raise DataError(f"{folder/'sub_splits'}: holds no <class>_test_split_{division}.txt; {_WHERE}")
+    files = sorted((folder/"sub_splits").glob(f"*_test_split_{official_split}.txt"))
+    if not files: raise DataError(f"{folder/'sub_splits'}: holds no <class>_test_split_{official_split}.txt; {_WHERE}")
     wanted = [(f.name.rpartition("_test_split_")[0], name) for f in files for name, part in _listed(f) if part == _PARTS[split]]
-    if not wanted: raise DataError(f"{folder/'sub_splits'}: no clip of division {division} is in {split}")
+    if not wanted: raise DataError(f"{folder/'sub_splits'}: no clip of official_split {official_split} is in {split}")
     return [read_clip(folder, *clip) for clip in wanted[:n_clips or None]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from ..annotations import PoseSet, check_coco, check_files, load_json, subset
+from ..annotations import PoseSet, check_coco, check_files, load_json, subset_images
 from ..core import DataError, data_dir
 from ..skeletons import COCO17, LSP14, convert
 
@@ -75,7 +75,7 @@ def load_lspet(
     note = f"{len(shared)} training images that show a scene of a validation image are left out (those that were found)." if shared else "Scenes may be on both sides of the split: it is by number, and shared scenes were not searched for."
     whole = check_files(PoseSet("lspet", split, coco, folder/"images", LSP14,
                                 notes=["Crowd-sourced labels; one person annotated in each image, others not; no head boxes (normalise PCK by the torso).", note]))
-    return subset(whole, ids[-validation:] if split == "val" else set(ids[:-validation]) - set(shared or ()))
+    return subset_images(whole, ids[-validation:] if split == "val" else set(ids[:-validation]) - set(shared or ()))
 
 # %% ../../nbs/datasets/12_lspet.ipynb #7467c31d
 def as_coco17(

@@ -17,7 +17,7 @@ __all__ = ['TEST_SUBJECTS', 'SAME_PERSON', 'NOTES', 'load_mocap']
 # %% ../../nbs/datasets/15_mocap.ipynb #1def1fda
 TEST_SUBJECTS = ("S08", "S14", "S39")
 SAME_PERSON = "C2S/walking_trainx_43" # walks exactly as test subject S39 does: in neither split
-NOTES = ("CMU motions, through made cameras; the test is two actions of three people: S08 and S39 walk, S14 exercises.",)
+NOTES = ("CMU motions, through synthetic cameras; the test is two actions of three people: S08 and S39 walk, S14 exercises.",)
 _MEANING = dict(units="mm", up="+z", order=["Pelvis", "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Spine", "Thorax", "Neck/Nose", "Head",
                                             "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist"])
 

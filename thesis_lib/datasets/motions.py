@@ -14,7 +14,7 @@ from ..skeletons import H36M17
 
 # %% auto #0
 __all__ = ['LEFT', 'RIGHT', 'ACTIONS', 'FPS', 'SPLITS', 'sample_subject', 'Course', 'articulate', 'walk', 'run', 'turn', 'wave',
-           'squat', 'talk', 'sit', 'reach', 'bend', 'jump', 'jacks', 'punch', 'kick', 'make_clip', 'make_motions']
+           'squat', 'talk', 'sit', 'reach', 'bend', 'jump', 'jacks', 'punch', 'kick', 'make_motion', 'make_motions']
 
 # %% ../../nbs/datasets/14_motions.ipynb #92711617
 _SHARES = dict(hip=.077, thigh=.26, shin=.262, spine=.137, chest=.15, neck=.068, head=.066, shoulder=.089, upper=.163, fore=.147, ankle=.046)
@@ -273,7 +273,7 @@ def reach(course, rng, t, body):
     course.head[1] -= .14*out*(goal[0] - 70)
 
 def bend(course, rng, t, body):
-    "Down to something on the floor, up with it, away with it."
+    "Down to something on the ground, up with it, away with it."
     share, number, _ = _reps(rng, t, 2.4, 4.2)
     down, leg = _hill(share, .04, .36, .44, .76)*_each(rng, number, .75, 1), body["thigh"] + body["shin"]
     deep, knees = rng.uniform(52, 78), rng.uniform(.04, .34)
@@ -358,12 +358,12 @@ ACTIONS = {f.__name__: f for f in (walk, run, turn, talk, wave, reach, sit, squa
 # %% ../../nbs/datasets/14_motions.ipynb #48c50d93
 FPS, SPLITS = 50, dict(train=0, val=1)
 
-def make_clip(
+def make_motion(
     action: str, # a name in `ACTIONS`
     body: dict,  # as of `sample_subject`
     rng,         # numpy Generator
     n_frames: int
-) -> np.ndarray: # (t 17 3) float32 mm, z up, the floor at 0
+) -> np.ndarray: # (t 17 3) float32 mm, z up, the ground at 0
     "One person doing one thing, at 50 frames a second; `DataError` for an unknown action."
     if action not in ACTIONS: raise DataError(f"action {action!r} is unknown; expected one of {', '.join(ACTIONS)}")
     t = np.arange(n_frames)/FPS
@@ -383,16 +383,16 @@ def make_motions(
     seconds=4.,    # of a clip
     seed=0
 ) -> list[Motion]: # world coordinates in mm, 50 frames a second
-    "Made motions of made people; `DataError` for a parameter out of range."
+    "Synthetic motions of synthetic people; `DataError` for a parameter out of range."
     rules = [("split", split, split in SPLITS, "'train' or 'val'"), ("n_subjects", n_subjects, n_subjects >= 1, "at least 1"),
              ("n_clips", n_clips, n_clips >= 1, "at least 1"), ("seconds", seconds, seconds >= .1, "at least 0.1")]
     for name, value, good, expected in rules:
-        if not good: raise DataError(f"made motions: {name} is {value!r}; expected {expected}")
+        if not good: raise DataError(f"synthetic motions: {name} is {value!r}; expected {expected}")
     made, names = [], list(ACTIONS)
     for s in range(n_subjects):
         subject, body = f"{split[0].upper()}{s + 1:02d}", sample_subject(np.random.default_rng([seed, SPLITS[split], s]))
         for c in range(n_clips):
             action = names[(c + s) % len(names)]
-            world = make_clip(action, body, np.random.default_rng([seed, SPLITS[split], s, c]), round(FPS*seconds))
+            world = make_motion(action, body, np.random.default_rng([seed, SPLITS[split], s, c]), round(FPS*seconds))
             made.append(Motion(subject, action, str(c + 1), FPS, world))
     return made

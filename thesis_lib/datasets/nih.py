@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 from ..core import DataError, content_hash, data_dir, write_atomic
-from ..radiology import CLASSES, HEALTHY, ChestSet, Region, check_films, encode_findings, parse_findings, version
+from ..radiology import CLASSES, HEALTHY, ChestSet, Region, check_radiographs, encode_findings, parse_findings, version
 
 # %% auto #0
 __all__ = ['NIH', 'COHEN', 'KERMANY', 'FIGURE1', 'COVERED', 'OTHERS', 'BOX_FRAME', 'load_nih', 'convert_cohen', 'relabel']
@@ -63,13 +63,13 @@ def _official(folder, frame, path): # patient -> side, of the patients the lists
     names = {side: set(f.read_text(encoding="utf-8").split()) for side, f in files.items()}
     if (both := names["train"] & names["val"]): raise DataError(f"{files['val']}: {min(both)} is in {_LISTS['train']} too, with {len(both) - 1} others; expected each image on one side")
     rows = {side: frame[frame["Image Index"].isin(names[side])] for side in names}
-    sides = {side: dict(zip(r["Patient ID"], r["Image Index"])) for side, r in rows.items()} # patient -> one of the films
+    sides = {side: dict(zip(r["Patient ID"], r["Image Index"])) for side, r in rows.items()} # patient -> one of the radiographs
     if (both := sorted(set(sides["train"]) & set(sides["val"]))):
         raise DataError(f"{path}: patient {both[0]} is on both sides of the official split ({sides['train'][both[0]]}, {sides['val'][both[0]]}), with "
                         f"{len(both) - 1} others; expected each on one")
     return {p: side for side, patients in sides.items() for p in patients}
 
-def _persons(frame, pairs): # patient -> the lowest number of those linked by copied films
+def _persons(frame, pairs): # patient -> the lowest number of those linked by copied radiographs
     patient, root = dict(zip(frame["Image Index"], frame["Patient ID"])), {p: p for p in frame["Patient ID"]}
     def top(p):
         while root[p] != p: p = root[p]
@@ -89,7 +89,7 @@ def _sides(frame, official, persons, boxed, validation): # (n) "train" or "val"
 # %% ../../nbs/datasets/19_nih.ipynb #cda88acb
 BOX_FRAME = 1024 # pixels of the square that the boxes of ChestX-ray14 refer to
 
-def _regions(path, paths): # boxes on these films, in their pixels
+def _regions(path, paths): # boxes on these radiographs, in their pixels
     index, regions, sizes = {p.name: i for i, p in enumerate(paths)}, [], {}
     frame = _read(path, ("Image Index", "Finding Label"))
     boxes = frame.iloc[:, 2:6].apply(pd.to_numeric, errors="coerce").to_numpy(float)
@@ -99,7 +99,7 @@ def _regions(path, paths): # boxes on these films, in their pixels
         finding = parse_findings(label, f"{path}, line {line}")
         if name not in index: continue
         if name not in sizes:
-            with Image.open(paths[index[name]]) as film: sizes[name] = film.size
+            with Image.open(paths[index[name]]) as radiograph: sizes[name] = radiograph.size
         scale = np.tile(sizes[name], 2) / BOX_FRAME
         regions.append(Region(index[name], finding[0], tuple((box*scale).round(2).tolist())))
     return regions
@@ -110,7 +110,7 @@ def _csv(folder, pattern): # the one file it means
     if len(found) != 1: raise DataError(f"{folder/pattern}: {len(found)} such files{' (' + ', '.join(f.name for f in found) + ')' if found else ''}; expected one, data/README.md says what it must hold")
     return found[0]
 
-def _paths(folder, names): # where each film lies, or should
+def _paths(folder, names): # where each radiograph lies, or should
     folders = [folder/"images", *sorted(folder.glob("images_*/images")), *sorted(folder.glob("images_*"))]
     where = {name: d for d in reversed(folders) if d.is_dir() for name in os.listdir(d)}
     return [where.get(name, folder/"images")/name for name in names]
@@ -124,12 +124,12 @@ def _notes(frame, sources, lateral, official, persons, boxed, validation): # wha
     partial = [s for s in sorted(set(sources)) if len(set(sources)) > 1]
     merged = sum(p != top for p, top in persons.items())
     rest = f"by a hash of the patient, {validation:.0%} to validation" + (f", with every patient who has a box ({len(boxed)})" if boxed
-                                                                          else "") + (f"; of patients who share a film {merged} {'is' if merged == 1 else 'are'} treated as another one" if merged else "")
+                                                                          else "") + (f"; of patients who share a radiograph {merged} {'is' if merged == 1 else 'are'} treated as another one" if merged else "")
     return [note for says, note in (
-        (lateral, f"{lateral} lateral films are left out."),
+        (lateral, f"{lateral} lateral radiographs are left out."),
         (True, ("The official split" + ("" if len(official) == len(persons) else f"; patients it does not name, {rest}") if official else f"No official split: {rest}") + "."),
         (partial, f"Sources: {', '.join(f'{s} ({(sources == s).sum()})' for s in partial)}; classes a source did not look for are not labelled. COVID-19 is "
-         "negative in films taken before 2019."),
+         "negative in radiographs taken before 2019."),
         (True, "Healthy is the absence of the findings that the source looked for."),
     ) if says]
 
@@ -139,12 +139,12 @@ def load_nih(
     folder=None,         # holds the CSV and images/; default data/nih
     *, csv="Data_Entry*.csv", # its name, or a pattern that fits one file
     name="nih",          # of the set
-    source=NIH,          # of all films, where the CSV has no column `Dataset`
+    source=NIH,          # of all radiographs, where the CSV has no column `Dataset`
     covered=COVERED,     # {source: classes it looked for}
     others=OTHERS,       # findings that are legal and none of the sixteen: classes they leave open
     validation=.3        # share of the patients without an official side
 ) -> ChestSet: # with labels "original"
-    "Films of an NIH-layout CSV, checked and split by patient; `DataError` names file, line and what was expected."
+    "Radiographs of an NIH-layout CSV, checked and split by patient; `DataError` names file, line and what was expected."
     if split not in _LISTS: raise DataError(f"split {split!r}: expected train or val")
     if not 0 < validation < 1: raise DataError(f"validation {validation}: expected a share between 0 and 1")
     folder = Path(folder or data_dir()/"nih"); path = _csv(folder, csv)
@@ -161,9 +161,9 @@ def load_nih(
     rows = np.flatnonzero((_sides(frame, official, persons, boxed, validation) == split) & frontal)
     labels = _encode([findings[i] for i in rows], [covered[sources[i]] for i in rows])
     paths = _paths(folder, frame["Image Index"][rows])
-    films = check_films(ChestSet(name, split, paths, {"original": labels}, frame["Patient ID"][rows].to_numpy(str), sources[rows],
+    radiographs = check_radiographs(ChestSet(name, split, paths, {"original": labels}, frame["Patient ID"][rows].to_numpy(str), sources[rows],
                                  notes=_notes(frame, sources[frontal], int((~frontal).sum()), official, persons, boxed, validation)))
-    return replace(films, regions=_regions(boxes, paths)) if boxes.is_file() else films
+    return replace(radiographs, regions=_regions(boxes, paths)) if boxes.is_file() else radiographs
 
 # %% ../../nbs/datasets/19_nih.ipynb #dc6734f4
 def convert_cohen(
@@ -184,11 +184,11 @@ def convert_cohen(
 # %% ../../nbs/datasets/19_nih.ipynb #0256f9a2
 def relabel(
     chest_set: ChestSet,
-    csv,                # columns `Image Index` and `Finding Labels`; films of other sets are passed over
+    csv,                # columns `Image Index` and `Finding Labels`; radiographs of other sets are passed over
     *, name="relabelled", # of the new version
     base="original",    # version it is laid over
     classes=CLASSES,    # what the new reading looked for
-    keep=True,          # films that the CSV lacks: with their labels of `base`, or not labelled
+    keep=True,          # radiographs that the CSV lacks: with their labels of `base`, or not labelled
     others=OTHERS       # findings that are legal and none of the sixteen: classes they leave open
 ) -> ChestSet: # with one more version of the labels, and a note
     "Lay a relabelling over a set; `DataError` for an unknown label, an image named twice, or none of this set."
@@ -198,7 +198,7 @@ def relabel(
     if (unknown := [c for c in classes if c not in CLASSES]): raise DataError(f"classes: unknown finding {unknown[0]!r}; expected names from: {', '.join(CLASSES)}")
     index, findings = {p.name: i for i, p in enumerate(chest_set.paths)}, _findings(frame, csv, others)
     rows, names = zip(*[(index[n], f) for n, f in zip(frame["Image Index"], findings) if n in index]) if set(index) & set(frame["Image Index"]) else ((), ())
-    if not rows: raise DataError(f"{csv}: names no film of {chest_set.name}/{chest_set.split}; expected file names such as {chest_set.paths[0].name}")
+    if not rows: raise DataError(f"{csv}: names no radiograph of {chest_set.name}/{chest_set.split}; expected file names such as {chest_set.paths[0].name}")
     rows, columns = np.array(rows), [CLASSES.index(c) for c in classes]
     new = old.copy() if keep else np.full_like(old, np.nan)
     new[rows] = old[rows]; new[rows[:, None], columns] = _encode(names, [CLASSES]*len(rows))[:, columns]
@@ -206,5 +206,5 @@ def relabel(
         sick, was = (np.delete(new[rows], HEALTHY, 1) == 1).any(1), old[rows, HEALTHY]
         new[rows, HEALTHY] = np.where(sick, 0, np.where(was == 1, 1, np.nan))
     changed = int(((new[rows] != old[rows]) & ~np.isnan(new[rows]) & ~np.isnan(old[rows])).any(1).sum())
-    note = f"{name}: {len(rows)} of {len(chest_set)} films read again ({csv.name}), {changed} of them with another label; the others {'keep those of ' + base if keep else 'have no label in it'}."
+    note = f"{name}: {len(rows)} of {len(chest_set)} radiographs read again ({csv.name}), {changed} of them with another label; the others {'keep those of ' + base if keep else 'have no label in it'}."
     return replace(chest_set, labels={**chest_set.labels, name: new}, notes=[*chest_set.notes, note])

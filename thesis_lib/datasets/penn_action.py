@@ -58,7 +58,7 @@ def _boxes(boxes, n, path): # (t 4), NaN where it holds nothing
     return np.where((boxes[:, 2:] > boxes[:, :2]).all(1)[:, None], boxes, np.nan)
 
 def load_penn_action(
-    split,       # "train" or "val", as the authors divided it
+    split,       # "train" or "val", as the authors split it
     *,
     folder=None, # holds frames/ and labels/; default data/penn_action
     n_clips=0    # the first so many, 0 = all

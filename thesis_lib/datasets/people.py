@@ -22,9 +22,9 @@ def _place(rng, size, low, high, horizon, nearness, taken): # extent of the body
     tries = rng.uniform(min(.1*w, .45*wide), max(.9*w, w - .45*wide), 8)
     x = max(tries, key=lambda c: min([abs(c - t)/(wide + v) for t, v in taken], default=0))
     taken.append((x, wide))
-    floor = np.clip(horizon + (h - horizon)*(.15 + .8*nearness) + rng.normal(0, .03*h), tall + 3, h - 3)
-    if tall > h - 6: floor = h*rng.uniform(.0, .04) + tall if rng.random() < .8 else h - 3
-    return np.array([x, floor]) - [(low[0] + high[0])/2, high[1]]
+    ground = np.clip(horizon + (h - horizon)*(.15 + .8*nearness) + rng.normal(0, .03*h), tall + 3, h - 3)
+    if tall > h - 6: ground = h*rng.uniform(.0, .04) + tall if rng.random() < .8 else h - 3
+    return np.array([x, ground]) - [(low[0] + high[0])/2, high[1]]
 
 # %% ../../nbs/datasets/10_people.ipynb #1429e247
 def render_people(
@@ -46,10 +46,10 @@ def render_people(
         ends, reach = np.array([p.a for p in parts] + [p.b for p in parts]), .03
         low, high = (ends.min(0)[:2] - reach)*height, (ends.max(0)[:2] + reach)*height
         shift = np.array([*_place(rng, size, low, high, horizon, np.log(height/h/heights[0])/np.log(heights[1]/heights[0] + 1e-9), taken), 2000.*(i + 1)])
-        centre, floor = shift[0] + (low[0] + high[0])/2, shift[1] + high[1]
-        cv2.ellipse(shadow, (int(centre), int(floor - .01*height)), (int(max(.13*height, .42*(high - low)[0])), int(max(2, .03*height))), 0, 0, 360, 1., -1)
+        centre, ground = shift[0] + (low[0] + high[0])/2, shift[1] + high[1]
+        cv2.ellipse(shadow, (int(centre), int(ground - .01*height)), (int(max(.13*height, .42*(high - low)[0])), int(max(2, .03*height))), 0, 0, 360, 1., -1)
         if pose["legs"] == "sit": # on a crate
-            canvas.box(shift[0] - .14*height, floor, .28*height, floor - shift[1] - .07*height, shift[2] - .06*height, sample_colour(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
+            canvas.box(shift[0] - .14*height, ground, .28*height, ground - shift[1] - .07*height, shift[2] - .06*height, sample_colour(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
         for part in parts: canvas.draw(part.placed(height, shift), owner=i + 1)
         truth.append((height, joints*height + shift))
         if rng.random() < .12: draw_thing(rng, canvas, rng.uniform(0, w), h*rng.uniform(.85, 1.05), h*rng.uniform(.15, .35), shift[2] + 900)
@@ -78,7 +78,7 @@ def _check_scene(split, n_images, image_size, people, heights, variety, things):
              ("people", people, 1 <= people[0] <= people[1], "1 <= fewest <= most"), ("heights", heights, 0 < heights[0] <= heights[1], "0 < smallest <= largest"),
              ("variety", variety, 0 <= variety <= 1, "0 to 1"), ("things", things, 0 <= things[0] <= things[1], "0 <= fewest <= most")]
     for name, value, good, expected in rules:
-        if not good: raise DataError(f"made people: {name} is {value!r}; expected {expected}")
+        if not good: raise DataError(f"synthetic people: {name} is {value!r}; expected {expected}")
 
 def _of(coco, skeleton): # the file, just read, with the joints of one skeleton
     for person in coco["annotations"]:
@@ -101,14 +101,14 @@ def make_people(
     skeleton=COCO17       # or MPII16: the same people with MPII's joints, and the "head_size" of each
 ) -> PoseSet:
     "Rendered people with COCO or MPII annotations, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
-    if skeleton not in (COCO17, MPII16): raise DataError(f"made people: skeleton is {skeleton.name}; expected coco17 or mpii16")
+    if skeleton not in (COCO17, MPII16): raise DataError(f"synthetic people: skeleton is {skeleton.name}; expected coco17 or mpii16")
     _check_scene(split, n_images, image_size, people, heights, variety, things)
     scene = dict(people=tuple(people), heights=tuple(heights), variety=variety, things=tuple(things))
     key = content_hash(source_hash(make_people, Canvas), split, n_images, seed, list(image_size), sorted(scene.items()))
     final = Path(folder or data_dir()/"people")/f"{split}-{n_images}-{key}"
     with locked(final.with_suffix(".lock")):
         if not final.is_dir():
-            with whole_folder(final, "the made people") as part: _render_set(part, split, n_images, seed, tuple(image_size), scene)
+            with whole_folder(final, "the synthetic people") as part: _render_set(part, split, n_images, seed, tuple(image_size), scene)
     path = final/"annotations.json"
     name = "people" if skeleton is COCO17 else "people_mpii"
     return PoseSet(name, split, check_coco(_of(load_json(path), skeleton), skeleton, path), final/"images", skeleton, notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])

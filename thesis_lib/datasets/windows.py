@@ -13,25 +13,25 @@ from ..core import DataError
 from ..sequences import MotionSet, mirror
 
 # %% auto #0
-__all__ = ['Windows', 'WindowBatch', 'predict']
+__all__ = ['MotionWindows', 'WindowBatch', 'predict']
 
 # %% ../../nbs/datasets/17_windows.ipynb #f2ef8d4c
-class Windows:
+class MotionWindows:
     "A window around every `stride`-th frame of every clip; `DataError` names a clip that is shorter than a window."
     def __init__(self, motion_set: MotionSet, frames=27, *, causal=False, stride=1):
         if frames < 1 or frames % 2 == 0: raise DataError(f"windows of {frames} frames; expected an odd number, so that there is a centre")
         if stride < 1: raise DataError(f"stride {stride}; expected at least 1")
-        for c in motion_set.clips:
+        for c in motion_set.views:
             if len(c) < frames:
                 raise DataError(f"{c.key}, camera {c.camera}: {len(c)} frames, and a window has {frames}; expected clips that are as long (see `subset`)")
         self.motion_set, self.frames, self.causal, self.stride = motion_set, frames, causal, stride
         before, after = (frames - 1, 0) if causal else (frames//2, frames//2)
-        padded = np.concatenate([np.concatenate([c.pose2d[:1]]*before + [c.pose2d] + [c.pose2d[-1:]]*after) for c in motion_set.clips])
-        targets = [np.arange(0, len(c), stride) for c in motion_set.clips]
+        padded = np.concatenate([np.concatenate([c.pose2d[:1]]*before + [c.pose2d] + [c.pose2d[-1:]]*after) for c in motion_set.views])
+        targets = [np.arange(0, len(c), stride) for c in motion_set.views]
         self.clip_index, self.frame = np.repeat(np.arange(len(targets)), [len(t) for t in targets]), np.concatenate(targets) # (n) which clip, which frame of it
-        starts = np.cumsum([0] + [len(c) + frames - 1 for c in motion_set.clips])
+        starts = np.cumsum([0] + [len(c) + frames - 1 for c in motion_set.views])
         self._starts, self._mirrored = torch.as_tensor(starts[self.clip_index] + self.frame), len(padded)
-        pose3d = np.concatenate([c.pose3d[t] for c, t in zip(motion_set.clips, targets)])
+        pose3d = np.concatenate([c.pose3d[t] for c, t in zip(motion_set.views, targets)])
         self._pose2d, self._pose3d = (torch.as_tensor(np.concatenate([a, mirror(a)])).contiguous() for a in (padded, pose3d))
         self._drawn = None, None
 
@@ -45,7 +45,7 @@ class Windows:
     def device(self): return self._pose2d.device
     @property
     def targets(self): return self._pose3d[:len(self)] # (n 17 3) mm, what `predict` should find
-    def _of(self, name): return np.array([getattr(c, name) for c in self.motion_set.clips])[self.clip_index]
+    def _of(self, name): return np.array([getattr(c, name) for c in self.motion_set.views])[self.clip_index]
     subject = property(lambda self: self._of("subject")) # (n) texts, as the next three
     action = property(lambda self: self._of("action"))
     clip = property(lambda self: self._of("key"))        # the motion: the same for all its cameras
@@ -54,9 +54,9 @@ class Windows:
 # %% ../../nbs/datasets/17_windows.ipynb #bc066379
 @patch
 def to(
-    self: Windows,
+    self: MotionWindows,
     device # where batches are made
-) -> Windows:
+) -> MotionWindows:
     "The same windows in the memory of another device."
     other = copy(self)
     for name in ("_pose2d", "_pose3d", "_starts"): setattr(other, name, getattr(self, name).to(device))
@@ -71,7 +71,7 @@ class WindowBatch(NamedTuple):
     index: torch.Tensor  # (b) rows of the windows
 
 @patch
-def _chance(self: Windows, seed, epoch): # (n) a number in [0, 1) for each window
+def _chance(self: MotionWindows, seed, epoch): # (n) a number in [0, 1) for each window
     if self._drawn[0] != (seed, epoch):
         numbers = uniform(seed, epoch, np.arange(len(self)), 1)[:, 0].astype(np.float32)
         self._drawn = (seed, epoch), torch.as_tensor(numbers).to(self.device)
@@ -79,12 +79,12 @@ def _chance(self: Windows, seed, epoch): # (n) a number in [0, 1) for each windo
 
 @patch
 def batch(
-    self: Windows,
+    self: MotionWindows,
     index,           # (b) rows
     *, flip=0.,      # probability that a window is mirrored
     epoch=0, seed=0  # what that depends on, beside the row
 ) -> WindowBatch:
-    "Windows with their targets, gathered on the device."
+    "MotionWindows with their targets, gathered on the device."
     index = torch.as_tensor(index, device=self.device)
     rows, targets = self._starts[index], index
     if flip:
@@ -96,7 +96,7 @@ def batch(
 # %% ../../nbs/datasets/17_windows.ipynb #a0cfaa27
 @patch
 def loader(
-    self: Windows, batch_size,
+    self: MotionWindows, batch_size,
     *, seed=0, rank=0, world_size=1, shuffle=True,
     flip=0. # probability of mirroring, see `batch`
 ) -> Loader: # iterable with `len` and `set_epoch`
@@ -107,7 +107,7 @@ def loader(
 @torch.no_grad()
 def predict(
     model,            # (b t 17 2) -> (b 17 3) mm, as `models.lifting`
-    windows: Windows, # whom to look at
+    windows: MotionWindows, # whom to look at
     *, device="cpu", flip_test=True, batch_size=1024
 ) -> torch.Tensor: # (n 17 3) mm on the CPU, in the order of the windows
     "The pose of every target frame; the model's training mode is left as it was."

@@ -20,8 +20,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from ..core import DataError, load_weights, progress
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'BUILD', 'keypoint_rcnn', 'detector_loss', 'Detections', 'predict', 'View', 'view', 'roi_pooling', 'recipe',
-           'from_run']
+__all__ = ['WEIGHTS', 'BUILD', 'build_detector', 'detector_loss', 'Detections', 'predict', 'View', 'view', 'roi_pooling',
+           'recipe', 'from_run']
 
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #38f9b5ef
 WEIGHTS = ("", "imagenet", "COCO_V1", "COCO_LEGACY")
@@ -45,7 +45,7 @@ def _small(backbone, pretrained, image_size, channels, box_width, keypoint_width
         keypoint_head=KeypointRCNNHeads(channels, (keypoint_width,) * keypoint_layers), keypoint_predictor=KeypointRCNNPredictor(keypoint_width, 17))
 
 # %% ../../nbs/models/26_keypoint_rcnn.ipynb #70dfa26d
-def keypoint_rcnn(
+def build_detector(
     backbone="resnet50", # resnet50: torchvision's detector; another timm model: a small one
     *, pretrained="",    # one of `WEIGHTS`, see above; those of COCO for resnet50 only
     image_size=0,        # length of the shorter side that images are scaled to, pixels; 0 (resnet50): 640 to 800 in training, 800 after
@@ -180,7 +180,7 @@ def from_run(
     weights=True # load what the run has trained
 ) -> KeypointRCNN: # in eval mode, on the CPU
     "The detector of a finished run; `DataError` for a record of something else, and for weights that are missing or do not fit."
-    try: model = keypoint_rcnn(**{name: record.params[name] for name in BUILD})
+    try: model = build_detector(**{name: record.params[name] for name in BUILD})
     except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a Keypoint R-CNN") from None
     if record.params.get("pretrained") == "COCO_V1": # made without a constant in its normalisation
         for layer in model.modules():

@@ -1,4 +1,4 @@
-"""Bad radiographs, labels and disks: each ends in one sentence that names the thing; a film store is complete or absent (the rules one by one: notebooks 11, 18, 20)."""
+"""Bad radiographs, labels and disks: each ends in one sentence that names the thing; a radiograph store is complete or absent (the rules one by one: notebooks 11, 18, 20)."""
 import errno, io, multiprocessing, os, resource, shutil, signal, time
 from dataclasses import replace
 from pathlib import Path
@@ -6,15 +6,15 @@ import cv2, numpy as np, pytest, torch
 from PIL import Image
 from conftest import depends_on_nothing_but_seed_epoch_and_row, folders, little_space, ranks_share_the_work, says
 from thesis_lib.core import DataError
-from thesis_lib.datasets import films as films_module
-from thesis_lib.datasets.films import FilmAugment, build, lesion_masks, masked_bce, positive_weight, predict
-from thesis_lib.datasets.radiographs import make_radiographs
+from thesis_lib.datasets import radiographs as radiographs_module
+from thesis_lib.datasets.radiographs import RadiographAugment, build, lesion_masks, masked_bce, positive_weight, predict
+from thesis_lib.datasets.synthetic_radiographs import make_radiographs
 from thesis_lib.metrics import ClassEval
-from thesis_lib.radiology import CLASSES, HEALTHY, MAX_PIXELS, ChestSet, Region, check_films, encode_findings, parse_findings, read_film, region_mask
+from thesis_lib.radiology import CLASSES, HEALTHY, MAX_PIXELS, ChestSet, Region, check_radiographs, encode_findings, parse_findings, read_radiograph, region_mask
 
 
 def make_set(folder, n=8):
-    "`n` noise films of 80 x 100 with a box each, always the same."
+    "`n` noise radiographs of 80 x 100 with a box each, always the same."
     folder = Path(folder); folder.mkdir(exist_ok=True)
     paths = [folder/f"{i:03d}.png" for i in range(n)]
     for i, path in enumerate(paths):
@@ -23,7 +23,7 @@ def make_set(folder, n=8):
     return ChestSet("noise", "train", paths, dict(original=labels), [f"p{i//2}" for i in range(n)], ["a"]*n, [Region(0, "Mass", (10., 20., 30., 30.))])
 
 @pytest.fixture
-def noise(tmp_path): return make_set(tmp_path/"films")
+def noise(tmp_path): return make_set(tmp_path/"radiographs")
 
 
 # ---- images
@@ -36,40 +36,40 @@ def test_kinds_of_pixels_become_grey(tmp_path, kind):
     image = Image.fromarray((RAMP*(16. if kind == "12 bits" else 257.)).astype(np.int32 if kind == "I" else np.uint16)) if deep else \
         grey.convert("RGB").quantize(256) if kind == "P" else grey.convert("RGB").convert(kind) if kind == "CMYK" else grey.convert(kind)
     image.save(path)
-    film = read_film(path, (64, 48))
-    assert film.dtype == np.uint8 and film.shape == (48, 64) and film.flags.writeable
-    if kind != "1": assert np.abs(film.astype(int) - RAMP).max() <= 8 # JPEG and palettes are not exact
-    if kind in ("L", "LA", "RGB", "RGBA") or deep: assert np.array_equal(film, RAMP)
+    radiograph = read_radiograph(path, (64, 48))
+    assert radiograph.dtype == np.uint8 and radiograph.shape == (48, 64) and radiograph.flags.writeable
+    if kind != "1": assert np.abs(radiograph.astype(int) - RAMP).max() <= 8 # JPEG and palettes are not exact
+    if kind in ("L", "LA", "RGB", "RGBA") or deep: assert np.array_equal(radiograph, RAMP)
 
 def test_transparent_is_black(tmp_path):
     clear = Image.fromarray(np.full((20, 30), 200, np.uint8)).convert("LA"); clear.putalpha(Image.fromarray(np.where(np.arange(30) < 10, 0, 255).astype(np.uint8)[None].repeat(20, 0)))
     clear.save(tmp_path/"c.png")
-    film = read_film(tmp_path/"c.png")
-    assert (film[:, :10] == 0).all() and (film[:, 10:] == 200).all()
+    radiograph = read_radiograph(tmp_path/"c.png")
+    assert (radiograph[:, :10] == 0).all() and (radiograph[:, 10:] == 200).all()
 
 def test_float_pixels_are_refused(tmp_path):
     Image.fromarray(np.random.rand(5, 5).astype(np.float32)).save(tmp_path/"f.tif")
-    says(lambda: read_film(tmp_path/"f.tif"), "f.tif", "kind F", "expected 8, 12 or 16 bits")
+    says(lambda: read_radiograph(tmp_path/"f.tif"), "f.tif", "kind F", "expected 8, 12 or 16 bits")
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("left", [.1, .5, .9])
 def test_truncated(tmp_path, kind, left):
     buffer = io.BytesIO(); Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120), np.uint8)).save(buffer, kind)
     path = tmp_path/"cut.png"; path.write_bytes(buffer.getvalue()[:int(len(buffer.getvalue())*left)])
-    says(lambda: read_film(path), "cut.png", "cannot be decoded", "expected a complete file")
+    says(lambda: read_radiograph(path), "cut.png", "cannot be decoded", "expected a complete file")
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + b"\0"*40])
 def test_not_an_image(tmp_path, content):
     (tmp_path/"x.png").write_bytes(content)
-    says(lambda: read_film(tmp_path/"x.png"), "x.png")
-    says(lambda: read_film(tmp_path), tmp_path.name)
+    says(lambda: read_radiograph(tmp_path/"x.png"), "x.png")
+    says(lambda: read_radiograph(tmp_path), tmp_path.name)
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels(tmp_path):
     wide = Image.new("1", (12000, 5000)); wide.save(tmp_path/"wide.png")
-    assert read_film(tmp_path/"wide.png").shape == (5000, 12000) # wide is allowed
+    assert read_radiograph(tmp_path/"wide.png").shape == (5000, 12000) # wide is allowed
     Image.new("1", (10000, MAX_PIXELS//10000 + 1)).save(tmp_path/"huge.png")
-    says(lambda: read_film(tmp_path/"huge.png"), "huge.png", "million pixels", "scale the image down first")
+    says(lambda: read_radiograph(tmp_path/"huge.png"), "huge.png", "million pixels", "scale the image down first")
 
 def test_mask_of_another_size(tmp_path, noise):
     cv2.imwrite(str(tmp_path/"mask.png"), np.full((50, 80), 255, np.uint8))
@@ -77,15 +77,15 @@ def test_mask_of_another_size(tmp_path, noise):
     says(lambda: region_mask(Region(0, "Mass", mask=tmp_path/"none.png"), (80, 100)), "none.png", "missing")
 
 @pytest.mark.parametrize("damage, part", [(lambda p: p.unlink(), "missing"), (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be decoded"), (lambda p: p.write_text("no"), "not an image")])
-def test_store_names_the_bad_film(noise, tmp_path, damage, part):
+def test_store_names_the_bad_radiograph(noise, tmp_path, damage, part):
     damage(noise.paths[5])
     says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "005.png", part)
     assert folders(tmp_path/"cache") == []
 
-def test_missing_films_are_counted_before_the_work(noise, tmp_path):
+def test_missing_radiographs_are_counted_before_the_work(noise, tmp_path):
     for i in (2, 6): noise.paths[i].unlink()
-    says(lambda: check_films(noise), "002.png: the image file is missing, with 1 more of the 8 films of noise/train")
-    shutil.rmtree(tmp_path/"films"); says(lambda: check_films(noise), "with 7 more of the 8")
+    says(lambda: check_radiographs(noise), "002.png: the image file is missing, with 1 more of the 8 radiographs of noise/train")
+    shutil.rmtree(tmp_path/"radiographs"); says(lambda: check_radiographs(noise), "with 7 more of the 8")
 
 
 # ---- labels
@@ -100,25 +100,25 @@ def test_healthy_with_a_finding_that_is_no_class():
 
 def test_contradiction_in_a_table_of_labels(noise):
     labels = noise.labels["original"].copy(); labels[3, CLASSES.index("Mass")] = 1
-    says(lambda: replace(noise, labels=dict(original=labels)), "noise/train, original labels: film 3 is labelled Healthy and Mass")
+    says(lambda: replace(noise, labels=dict(original=labels)), "noise/train, original labels: radiograph 3 is labelled Healthy and Mass")
     labels[3, HEALTHY] = np.nan
     replace(noise, labels=dict(original=labels)) # not labelled is no contradiction
 
 @pytest.mark.parametrize("value", [2, -1, .5, np.inf])
 def test_label_that_is_none(noise, value):
     labels = noise.labels["original"].copy(); labels[4, 2] = value
-    says(lambda: replace(noise, labels=dict(original=labels)), "film 4: Effusion is", "expected 0, 1 or nan")
+    says(lambda: replace(noise, labels=dict(original=labels)), "radiograph 4: Effusion is", "expected 0, 1 or nan")
 
-@pytest.mark.parametrize("change, part", [(dict(patients=["a"]), "1 patients for 8 films"), (dict(sources=["a"]*9), "9 sources for 8 films"), (dict(labels={}), "no version of labels"), (dict(paths=[]), "no film"),
-    (dict(regions=[Region(8, "Mass", (0, 0, 1, 1))]), "region 0 is on film 8"), (dict(regions=[Region(0, "Mss", (0, 0, 1, 1))]), "'Mss'"), (dict(regions=[Region(0, "Mass", (0, 0, 0, 1))]), "width and height above 0")])
+@pytest.mark.parametrize("change, part", [(dict(patients=["a"]), "1 patients for 8 radiographs"), (dict(sources=["a"]*9), "9 sources for 8 radiographs"), (dict(labels={}), "no version of labels"), (dict(paths=[]), "no radiograph"),
+    (dict(regions=[Region(8, "Mass", (0, 0, 1, 1))]), "region 0 is on radiograph 8"), (dict(regions=[Region(0, "Mss", (0, 0, 1, 1))]), "'Mss'"), (dict(regions=[Region(0, "Mass", (0, 0, 0, 1))]), "width and height above 0")])
 def test_sets_that_do_not_fit_together(noise, change, part): says(lambda: replace(noise, **change), "noise/train", part)
 
-def test_film_listed_twice(noise): says(lambda: replace(noise, paths=[*noise.paths[:7], noise.paths[2]]), "002.png is listed twice")
+def test_radiograph_listed_twice(noise): says(lambda: replace(noise, paths=[*noise.paths[:7], noise.paths[2]]), "002.png is listed twice")
 
 def test_version_that_is_not_there(noise, tmp_path):
     store = build(noise, 16, cache_dir=tmp_path/"cache")
     says(lambda: store.batch([0], labels="relabelled"), "noise/train: no labels named 'relabelled'; there are original")
-    both = replace(store, films=replace(noise, labels=dict(a=noise.labels["original"], b=noise.labels["original"])))
+    both = replace(store, radiographs=replace(noise, labels=dict(a=noise.labels["original"], b=noise.labels["original"])))
     says(lambda: both.batch([0]), "there are a, b") # which one is never guessed
     says(lambda: lesion_masks(store, "Nodule"), "no region of 'Nodule'; there are Mass")
 
@@ -141,7 +141,7 @@ def test_class_with_one_kind_of_label_does_not_disturb_the_loss():
 
 # ---- complete or absent
 def _build(noise, cache, slow, limit, out): # in a process of its own
-    films_module.read_film = lambda path: (time.sleep(slow), read_film(path))[1]
+    radiographs_module.read_radiograph = lambda path: (time.sleep(slow), read_radiograph(path))[1]
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -169,7 +169,7 @@ def test_killed_build_leaves_no_store(noise, tmp_path):
     assert all(name.endswith(".part") for name in folders(cache))
     store = build(noise, 64, cache_dir=cache)
     assert len(folders(cache)) == 1 and not folders(cache)[0].endswith(".part")
-    assert (store.images.amax((1, 2)) > 0).all() # every film is there
+    assert (store.images.amax((1, 2)) > 0).all() # every radiograph is there
 
 def test_two_processes_build_once(noise, tmp_path):
     both = [start(noise, tmp_path/"cache", slow=.1) for _ in range(2)]
@@ -180,16 +180,16 @@ def test_two_processes_build_once(noise, tmp_path):
 def test_damaged_store_is_named(noise, tmp_path):
     build(noise, 16, cache_dir=tmp_path/"cache")
     path = next((tmp_path/"cache").glob("*/images.npy")); path.write_bytes(path.read_bytes()[:500])
-    says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "film store is damaged", "delete the folder")
+    says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "radiograph store is damaged", "delete the folder")
 
 def test_too_little_space_is_said_before_anything_is_written(noise, tmp_path, monkeypatch):
     little_space(monkeypatch)
-    monkeypatch.setattr(films_module, "read_film", lambda *a: pytest.fail("a film was decoded"))
-    says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "noise-train-16", "the films need", "1,000 free")
+    monkeypatch.setattr(radiographs_module, "read_radiograph", lambda *a: pytest.fail("a radiograph was decoded"))
+    says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "noise-train-16", "the radiographs need", "1,000 free")
     assert folders(tmp_path/"cache") == []
 
 def test_write_refused_by_the_system(noise, tmp_path):
-    child, out = start(noise, tmp_path/"cache", limit=15_000) # bytes a file may have: less than four of eight films
+    child, out = start(noise, tmp_path/"cache", limit=15_000) # bytes a file may have: less than four of eight radiographs
     child.join(120); answer = out.get()
     assert "DataError: " in answer and "could not be written" in answer and folders(tmp_path/"cache") == []
 
@@ -215,16 +215,16 @@ def test_radiographs_that_cannot_be(tmp_path, wrong, part): says(lambda: make_ra
 def store(noise, tmp_path): return build(noise, 32, cache_dir=tmp_path/"cache")
 
 def test_second_build_reads_the_cache(noise, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(films_module, "read_film", lambda *a: pytest.fail("a film was decoded"))
+    monkeypatch.setattr(radiographs_module, "read_radiograph", lambda *a: pytest.fail("a radiograph was decoded"))
     again = build(noise, 32, cache_dir=tmp_path/"cache")
     assert torch.equal(again.images, store.images) and again.about == store.about and np.array_equal(again.sizes, store.sizes)
 
-def test_batches_depend_on_nothing_but_seed_epoch_and_row(store): depends_on_nothing_but_seed_epoch_and_row(store, FilmAugment())
+def test_batches_depend_on_nothing_but_seed_epoch_and_row(store): depends_on_nothing_but_seed_epoch_and_row(store, RadiographAugment())
 
-def test_ranks_share_the_work(store): ranks_share_the_work(store, FilmAugment())
+def test_ranks_share_the_work(store): ranks_share_the_work(store, RadiographAugment())
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("resident", [True, False])
 def test_a_gpu_makes_the_same_batch(store, resident):
-    here, there = (s.batch(range(8), augment=FilmAugment(), epoch=1) for s in (store, store.to("cuda", resident)))
+    here, there = (s.batch(range(8), augment=RadiographAugment(), epoch=1) for s in (store, store.to("cuda", resident)))
     assert all(x.is_cuda for x in there) and abs(here.images - there.images.cpu()).max() < 1e-2 and torch.equal(here.index, there.index.cpu())
