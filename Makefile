@@ -41,7 +41,7 @@ live: $(INSTALLED) $(LANDMARKS)
 	$(BIN)/python -m thesis_lib.live "$(or $(VIDEO),$(CAMERA),0)" $(if $(OUT),--out "$(OUT)") $(if $(CLASSIFIER),--classifier "$(CLASSIFIER)") $(if $(PORT),--port $(PORT))
 
 landmarks: $(INSTALLED) $(LANDMARKS)
-	$(if $(VIDEO),$(BIN)/python -m thesis_lib.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" $(if $(OVERLAY),--overlay "$(OVERLAY)"),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm]")
+	$(if $(VIDEO),$(BIN)/python -m thesis_lib.live.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" $(if $(OVERLAY),--overlay "$(OVERLAY)"),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm]")
 
 # MediaPipe, in an environment of its own: it wants NumPy 1. The file lists what Pose needs of its requirements.
 $(LANDMARKS): requirements-landmarks.txt

@@ -14,9 +14,11 @@ RUN = "outputs/%s/{experiment}/{run}" % PROFILE
 PROCESSES, GPUS = int(config.get("processes", 1)), int(config.get("gpus", len(gpu_ids()))) # a login node sees none: gpus=<number in a node>
 if 0 < GPUS < PROCESSES: raise DataError(f"processes={PROCESSES}: each needs a GPU of its own, there are {GPUS}")
 if workflow.nodes is None and "gpu" not in workflow.global_resources: workflow.register_resource("gpu", GPUS) # on this machine, no more at once than it has
-LIBRARY = [p for p in glob_wildcards("thesis_lib/{path,.+\\.py}").path if not p.endswith(("_modidx.py", "report.py", "workflow.py", "warm.py"))]
-TABLES = ["thesis_lib/report.py", *expand("data/published/{f}", f=glob_wildcards("data/published/{f,.+\\.csv}").f), *expand("templates/{f}", f=glob_wildcards("templates/{f,table.+}").f)]
-PYTHON, WARM = (f"{shlex.quote(sys.executable)} {how}" for how in ("-m", "-P thesis_lib/warm.py")) # the same, but the second is there sooner
+MODULES = glob_wildcards("thesis_lib/{path,.+\.py}").path
+LIBRARY = [p for p in MODULES if not p.endswith("_modidx.py") and not p.startswith(("report/", "workflow/"))]
+REPORT = [f"thesis_lib/{p}" for p in MODULES if p.startswith("report/")]
+TABLES = [*REPORT, *expand("data/published/{f}", f=glob_wildcards("data/published/{f,.+\\.csv}").f), *expand("templates/{f}", f=glob_wildcards("templates/{f,table.+}").f)]
+PYTHON, WARM = (f"{shlex.quote(sys.executable)} {how}" for how in ("-m", "-P thesis_lib/workflow/forkserver.py")) # the same, but the second is there sooner
 os.environ.update(THESIS_BATCH="1", OMP_WAIT_POLICY="PASSIVE", MALLOC_MMAP_THRESHOLD_="1073741824", MALLOC_TRIM_THRESHOLD_="4294967296", # glibc: keep freed memory, a third of a small training step is page faults
                   CUBLAS_WORKSPACE_CONFIG=":4096:8", PYTHONHASHSEED="0",
                   OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1") # runs side by side: one core each
@@ -29,18 +31,18 @@ def tables(wildcards): return TABLES if re.search(r"thesis_lib\b.*\breport\b", P
 FIRST = sorted({e for j in JOBS.values() if j.gpu for e in j.after}) # trainings wait for these
 wildcard_constraints: experiment=r"[\w/]+", run=r"[\w.-]+"
 
-onstart: # runs are forks of a process that has imported the libraries: see nbs/42_warm.ipynb
+onstart: # runs are forks of a process that has imported the libraries: see nbs/workflow/02_forkserver.ipynb
     if workflow.local_exec and sys.platform == "linux" and "THESIS_WARM" not in os.environ: # elsewhere, a fork without exec may abort
         warm = os.environ["THESIS_WARM"] = tempfile.mkdtemp(prefix="warm-")
         os.environ["JUPYTER_PATH"] = os.pathsep.join([warm, *filter(None, [os.environ.get("JUPYTER_PATH")])]) # its kernel is found first
         end, _ = os.pipe() # its other end stays open for as long as Snakemake lives
-        subprocess.Popen([sys.executable, "-P", "thesis_lib/warm.py", "serve", warm], stdin=end, stdout=open(".snakemake/warm.log", "w"), stderr=subprocess.STDOUT, start_new_session=True)
+        subprocess.Popen([sys.executable, "-P", "thesis_lib/workflow/forkserver.py", "serve", warm], stdin=end, stdout=open(".snakemake/forkserver.log", "w"), stderr=subprocess.STDOUT, start_new_session=True)
 
 onerror: print("", *failures(PROFILE), sep="\n", file=sys.stderr)
 
 rule index:
     input: records=[f"outputs/{PROFILE}/{f}/record.json" for f in JOBS], notebooks=[f"outputs/{PROFILE}/{f}/report.ipynb" for f in JOBS],
-           profile=f"profiles/{PROFILE}.yaml", library="thesis_lib/report.py", templates=expand("templates/{f}", f=glob_wildcards("templates/{f}").f)
+           profile=f"profiles/{PROFILE}.yaml", library=REPORT, templates=expand("templates/{f}", f=glob_wildcards("templates/{f}").f)
     output: f"outputs/{PROFILE}/index.html", pages=[f"outputs/{PROFILE}/{f}/report.html" for f in JOBS]
     localrule: True
     shell: "{WARM} thesis_lib.report html {input.notebooks:q} && {WARM} thesis_lib.report index outputs/{PROFILE}"

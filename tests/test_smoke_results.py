@@ -3,7 +3,7 @@ import csv, re
 import pytest
 from conftest import ROOT
 from thesis_lib.core import read_records
-from thesis_lib.datasets.actions import SIMILAR
+from thesis_lib.datasets.synthetic_landmarks import SIMILAR
 
 SMOKE = ROOT/"outputs"/"smoke"
 pytestmark = pytest.mark.skipif(not (SMOKE/"index.html").exists(), reason="outputs/smoke is not there: run make reproduce first")

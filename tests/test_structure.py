@@ -1,35 +1,92 @@
 "The house rules of the tree: who may import whom, experiment notebooks, generated code."
-import ast, re, subprocess
+import ast
+import importlib
+import re
+import subprocess
 from pathlib import Path
-import nbformat, pytest
+import nbformat
+import pytest
 from conftest import ROOT
 from thesis_lib.workflow import notebook_parameters, read_profile
 
-ROWS = {"core": 0, "skeletons": 0, "attention": 1, "heatmaps": 1, "geometry": 1, "metrics": 1, "plots": 1, "annotations": 1, "timing": 1, "downloads": 1,
-        "sequences": 1, "recordings": 1, "batches": 1, "radiology": 1, "audit": 1, "hooks": 1, "videos": 1, "mannequins": 1, "landmark_worker": 1,
-        "explain": 2, "latents": 2, "confusion": 2, "detection": 2, "box_metrics": 2, "recognition": 2, "training": 3, "sources": 3,
-        "report": 4, "workflow": 4, "warm": 4, "capture": 4, "tracking": 5, "live": 5} # datasets.* and models.* are row 2; tracking and live stand with the experiments: they put all together
-MAY_IMPORT = {0: {0}, 1: {0}, 2: {0, 1}, 3: {0, 1}, 4: {0, 1}, 5: {0, 1, 2, 3, 4}}
+ROWS = [ # lowest first; a module imports lower rows, and other modules of its own room
+    ("core", "skeletons"),
+    ("geometry", "heatmaps", "attention", "schemas"),
+    ("metrics", "plots"),
+    ("datasets", "stores", "models", "detection", "explain"),
+    ("training", "workflow"),
+    ("report", "live"),
+]
+ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+PACKAGE = ROOT/"thesis_lib"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if not p.name.startswith("_"))
+HANDS_ON = sorted(p.parent.name for p in PACKAGE.glob("*/__init__.py"))
 
-def row(module): return 2 if module.startswith(("datasets", "models")) else ROWS[module]
 
-def imports(path): # modules of the package that a module imports
-    package = path.relative_to(ROOT).with_suffix("").parts
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path):
+    "Modules of the package that a module imports, wherever in it; a room's `__init__` by the name of the room."
     for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not node.level: continue
-        base = list(package[1:-node.level]) + (node.module.split(".") if node.module else [])
-        for alias in node.names: yield ".".join(base) if node.module and (ROOT/"thesis_lib"/"/".join(base)).with_suffix(".py").exists() else ".".join(base + [alias.name])
+        assert not (isinstance(node, ast.Import) and any(a.name.startswith("thesis_lib.") for a in node.names)), path
+        if not isinstance(node, ast.ImportFrom) or not (node.level or (node.module or "").startswith("thesis_lib")):
+            continue
+        folder = path.parents[node.level - 1] if node.level else ROOT
+        target = folder.joinpath(*(node.module or "").split("."))
+        if target.with_suffix(".py").is_file():
+            yield name_of(target.with_suffix(".py"))
+            continue
+        for alias in node.names:
+            yield name_of(target/alias.name)
 
-MODULES = sorted(p for p in (ROOT/"thesis_lib").rglob("*.py") if not p.name.startswith("_"))
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_downwards(path):
-    name = ".".join(path.relative_to(ROOT/"thesis_lib").with_suffix("").parts)
-    assert name.split(".")[0] in {*ROWS, "datasets", "models"}, f"{name} stands in no row of the house"
-    allowed = MAY_IMPORT[row(name)] | ({2} if name == "sources" else set())
-    for imported in imports(path):
-        if row(name) == row(imported) == 0: assert (name, imported) == ("skeletons", "core")
-        else: assert row(imported) in allowed, f"{name} imports {imported}"
+GRAPH = {name_of(path): set(imports(path)) for path in MODULES}
+
+
+@pytest.mark.parametrize("module", GRAPH)
+def test_imports_go_downwards(module):
+    room = module.split(".")[0]
+    assert room in ROW, f"{module} stands in no row of the house"
+    for imported in GRAPH[module]:
+        other = imported.split(".")[0]
+        assert imported in GRAPH, f"{module} imports {imported}: expected the module that holds the name, not its room"
+        allowed = other == room or ROW[other] < ROW[room] or (module, imported) == ("skeletons", "core.errors")
+        assert allowed, f"{module} imports {imported}"
+
+
+def test_no_circle():
+    "Every module can be put after those that it imports."
+    left = dict(GRAPH)
+    while free := [m for m, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, f"a circle among {', '.join(left)}"
+
+
+def test_the_house_is_small():
+    top = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
+    assert len(top) <= 19, sorted(p.name for p in top)
+    long = {name_of(p): n for p in MODULES if (n := p.read_text().count("\n")) > 450}
+    assert not long, f"more than 450 lines: {long}"
+
+
+@pytest.mark.parametrize("room", HANDS_ON)
+def test_names_of_a_room(room):
+    "No public name twice among those that a room hands on, and none that is also a module of the room."
+    package = importlib.import_module(f"thesis_lib.{room}")
+    modules = {p.stem for p in (PACKAGE/room).glob("[a-z]*.py")}
+    if set(package.__all__) <= modules:
+        assert set(package.__all__) == modules, "datasets, stores and models hand on their modules"
+        functions = {m: importlib.import_module(f"thesis_lib.{room}.{m}").__all__ for m in modules}
+        assert not any(m in names for m, names in functions.items())
+        return
+    public = [name for m in modules for name in importlib.import_module(f"thesis_lib.{room}.{m}").__all__]
+    assert len(public) == len(set(public)), sorted(n for n in public if public.count(n) > 1)
+    assert not modules & set(public)
+    assert set(package.__all__) == set(public)
+
 
 EXPERIMENTS = sorted((ROOT/"nbs"/"experiments").rglob("*.ipynb")) + sorted((ROOT/"nbs"/"benchmarks").rglob("*.ipynb"))
 

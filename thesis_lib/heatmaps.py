@@ -5,7 +5,7 @@
 # %% ../nbs/03_heatmaps.ipynb #04223d65
 from __future__ import annotations
 import torch, torch.nn.functional as F
-from .core import DataError
+from .core.errors import DataError
 
 # %% auto #0
 __all__ = ['encode', 'decode', 'flip_heatmaps', 'heatmap_loss']

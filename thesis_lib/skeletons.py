@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
-from .core import DataError
+from .core.errors import DataError
 
 # %% auto #0
 __all__ = ['COCO17', 'H36M17', 'MPII16', 'LSP14', 'BLAZEPOSE33', 'PENN13', 'JHMDB15', 'SKELETONS', 'Skeleton', 'convert']
