@@ -5,11 +5,23 @@ from pathlib import Path
 import pytest
 
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed; it comes with JupyterLab")
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")) if p), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the PATH: install one to test in a browser")
+CHROMIUM = next(
+    (
+        p
+        for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))
+        if p
+    ),
+    None,
+)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium or Chrome on the PATH: install one to test in a browser"
+)
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*"]
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    "--remote-debugging-port=0", "--remote-allow-origins=*",
+]
 TROUBLE = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Network.loadingFailed"}
 
 
@@ -17,7 +29,10 @@ class Browser:
     "One headless tab; `call` a DevTools method, `events` are what the page complained about."
 
     def __init__(self, profile):
-        self.process = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         port_file, ids = Path(profile) / "DevToolsActivePort", itertools.count(1)
         deadline = time.monotonic() + 60
         while not (port_file.is_file() and len(lines := port_file.read_text().split()) == 2):
@@ -29,29 +44,44 @@ class Browser:
         self.ids, self.session, self.events, self.loaded = ids, None, [], False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Log", "Runtime", "Network"): self.call(f"{domain}.enable")
+        for domain in ("Page", "Log", "Runtime", "Network"):
+            self.call(f"{domain}.enable")
 
     def receive(self):
         message = json.loads(self.socket.recv())
-        cancelled = message.get("params", {}).get("type") == "Media" and message["params"].get("canceled") # a page that loads its videos anew; whether they play is a check of its own
-        if message.get("method") in TROUBLE and not cancelled: self.events.append(message)
+        # a page that loads its videos anew; whether they play is a check of its own
+        cancelled = message.get("params", {}).get("type") == "Media" and message["params"].get("canceled")
+        if message.get("method") in TROUBLE and not cancelled:
+            self.events.append(message)
         self.loaded |= message.get("method") == "Page.loadEventFired"
         return message
 
     def call(self, method, **params):
         number = next(self.ids)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})))
-        while (message := self.receive()).get("id") != number: pass
+        self.socket.send(
+            json.dumps(
+                {"id": number, "method": method, "params": params}
+                | ({"sessionId": self.session} if self.session else {})
+            )
+        )
+        while (message := self.receive()).get("id") != number:
+            pass
         assert "error" not in message, message
         return message["result"]
 
     def open(self, url, width, dark=False):
         "Load a page at a width."
         self.events, self.loaded = [], False
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=url)
-        while not self.loaded: self.receive()
+        while not self.loaded:
+            self.receive()
 
     def evaluate(self, expression):
         "Value of an expression in the page, of a promise when it is kept; None for undefined."
@@ -73,8 +103,12 @@ class Browser:
 
     def close(self):
         if hasattr(self, "socket"):
-            try: self.call("Browser.close")
-            except Exception: pass # it may close the connection before it answers
+            try:
+                self.call("Browser.close")
+            except Exception:
+                pass # it may close the connection before it answers
         self.process.terminate()
-        try: self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired: self.process.kill()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()

@@ -10,18 +10,30 @@ from thesis_lib.workflow import notebook_parameters
 pytestmark = needs_chromium
 NOTEBOOKS = ROOT/"nbs"/"experiments"/"hourglass"
 PICTURE = "[...document.querySelectorAll('.widget-interact .widget-output img')].map(i => i.src).join()"
-COMPLAINT = "[...document.querySelectorAll('[data-mime-type*=stderr], [data-mime-type*=error]')].map(e => e.innerText).join()" # of a cell
+# of a cell
+COMPLAINT = (
+    "[...document.querySelectorAll('[data-mime-type*=stderr], [data-mime-type*=error]')].map(e => e.innerText).join()"
+)
 SLIDER = "[...document.querySelectorAll('.widget-interact .noUi-handle')].at(-1)"
 
-def small_run(folder): # the record and the weights of a network as it is before training, of the name that the notebook opens
-    params = notebook_parameters(NOTEBOOKS/"pose.ipynb") | dict(run=notebook_parameters(NOTEBOOKS/"explore.ipynb")["network"], predictor="untrained", autoencoder=True, features=8, code=8, n_train=16)
+# the record and the weights of a network as it is before training, of the name that the notebook opens
+def small_run(folder):
+    params = notebook_parameters(NOTEBOOKS / "pose.ipynb") | dict(
+        run=notebook_parameters(NOTEBOOKS / "explore.ipynb")["network"], predictor="untrained", autoencoder=True,
+        features=8, code=8, n_train=16,
+    )
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THESIS_OUTPUTS", str(folder))
         record = core.run_record("hourglass/pose", params)
-    size = {k: params[k] for k in ("stacks", "skip", "autoencoder", "features", "blocks", "depth", "code", "code_depth")}
+    size = {
+        k: params[k] for k in ("stacks", "skip", "autoencoder", "features", "blocks", "depth", "code", "code_depth")
+    }
     (record.path/"checkpoint").mkdir()
-    torch.save(hourglass.StackedHourglass(image_size=(params["image_w"], params["image_h"]), **size).state_dict(), record.path/"checkpoint"/"weights.pt")
+    torch.save(
+        hourglass.StackedHourglass(image_size=(params["image_w"], params["image_h"]), **size).state_dict(),
+        record.path / "checkpoint" / "weights.pt",
+    )
     record.save()
 
 @pytest.fixture
@@ -29,26 +41,48 @@ def lab(tmp_path): # address of a JupyterLab that opens a copy of the notebook
     small_run(tmp_path/"outputs")
     shutil.copy(NOTEBOOKS/"explore.ipynb", tmp_path)
     settings = tmp_path/"settings"/"@jupyterlab"/"notebook-extension"
-    settings.mkdir(parents=True); (settings/"tracker.jupyterlab-settings").write_text(json.dumps(dict(windowingMode="none"))) # cells out of sight stay in the page
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port, token = s.getsockname()[1], secrets.token_hex(16)
-    env = {**os.environ, "THESIS_ROOT": str(ROOT), "THESIS_OUTPUTS": str(tmp_path/"outputs"), "THESIS_BATCH": "0", "OMP_NUM_THREADS": "1", "JUPYTERLAB_SETTINGS_DIR": str(tmp_path/"settings"),
-           **{f"JUPYTER_{kind}_DIR": str(tmp_path/kind.lower()) for kind in ("CONFIG", "RUNTIME")}, "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path/"workspaces")}
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={tmp_path}", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    settings.mkdir(parents=True)
+    # cells out of sight stay in the page
+    (settings/"tracker.jupyterlab-settings").write_text(json.dumps(dict(windowingMode="none")))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port, token = s.getsockname()[1], secrets.token_hex(16)
+    env = {
+        **os.environ, "THESIS_ROOT": str(ROOT), "THESIS_OUTPUTS": str(tmp_path / "outputs"), "THESIS_BATCH": "0",
+        "OMP_NUM_THREADS": "1", "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        **{f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "RUNTIME")},
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+    }
+    options = [
+        f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={tmp_path}",
+        f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+    ]
     with open(tmp_path/"lab.log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options], env=env, cwd=tmp_path, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options], env=env, cwd=tmp_path,
+            stdout=log, stderr=log,
+        )
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
     while True:
-        try: urllib.request.urlopen(f"{address}/api?token={token}", timeout=5); break
+        try:
+            urllib.request.urlopen(f"{address}/api?token={token}", timeout=5)
+            break
         except OSError:
             assert server.poll() is None and time.monotonic() < deadline, (tmp_path/"lab.log").read_text()[-2000:]
             time.sleep(.2)
     yield f"{address}/lab/tree/explore.ipynb?token={token}"
     server.send_signal(signal.SIGTERM) # it ends its kernels, then itself
-    try: server.wait(timeout=20)
-    except subprocess.TimeoutExpired: server.kill()
+    try:
+        server.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        server.kill()
 
 def press(browser, key): # on what has the focus
-    for kind in ("keyDown", "keyUp"): browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode={"ArrowRight": 39, "ArrowLeft": 37}[key])
+    for kind in ("keyDown", "keyUp"):
+        browser.call(
+            "Input.dispatchKeyEvent", type=kind, key=key, code=key,
+            windowsVirtualKeyCode={"ArrowRight": 39, "ArrowLeft": 37}[key],
+        )
 
 def test_slider_moves_the_picture(lab, browser):
     browser.open(lab, 1280)

@@ -94,12 +94,24 @@ EXPERIMENTS = sorted((ROOT/"nbs"/"experiments").rglob("*.ipynb")) + sorted((ROOT
 def test_experiment_notebooks(path):
     params = notebook_parameters(path)
     assert params["profile"] in ("smoke", "benchmarks")
-    assert "run" in params and any(ROOT/job.notebook == path for job in read_profile(params["profile"])[1]), "opened by hand, a notebook is a run of a profile that needs nothing but this machine"
+    assert "run" in params and any(ROOT / job.notebook == path for job in read_profile(params["profile"])[1]), (
+        "opened by hand, a notebook is a run of a profile that needs nothing but this machine"
+    )
     cells = nbformat.read(path, as_version=4).cells
-    assert re.match(r"# .*\?\n\n> \S", cells[0].source), "an experiment opens with a question and its answer in one sentence"
+    assert re.match(r"# .*\?\n\n> \S", cells[0].source), (
+        "an experiment opens with a question and its answer in one sentence"
+    )
     code = [c.source for c in cells if c.cell_type == "code"]
     assert "record.save()" in code[-1]
-    longest = max((n.end_lineno - n.lineno + 1 for s in code for n in ast.walk(ast.parse(s)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))), default=0)
+    longest = max(
+        (
+            n.end_lineno - n.lineno + 1
+            for s in code
+            for n in ast.walk(ast.parse(s))
+            if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+        ),
+        default=0,
+    )
     assert longest <= 10, f"a definition of {longest} lines belongs in the library"
     assert not any(c.get("outputs") for c in cells), "outputs of experiments live in outputs/, with their record"
 
@@ -108,19 +120,34 @@ def test_profiles_are_valid(profile):
     about, jobs = read_profile(profile)
     assert about and jobs and len({j.folder for j in jobs}) == len(jobs)
 
-TRACKED = [ROOT/f for f in subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()]
+TRACKED = [
+    ROOT / f
+    for f in subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()
+]
 
 @pytest.mark.skipif(not TRACKED, reason="not a git checkout")
 def test_no_path_of_one_machine():
-    texts = [p for p in TRACKED if p.suffix in (".py", ".ipynb", ".md", ".yaml", ".yml", ".toml", ".ini", ".csv", ".json") and p.exists()]
-    found = [f"{p.relative_to(ROOT)}: {m.group()}" for p in texts if p != Path(__file__) for m in [re.search(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w+", p.read_text())] if m]
+    texts = [
+        p
+        for p in TRACKED
+        if p.suffix in (".py", ".ipynb", ".md", ".yaml", ".yml", ".toml", ".ini", ".csv", ".json") and p.exists()
+    ]
+    found = [
+        f"{p.relative_to(ROOT)}: {m.group()}"
+        for p in texts
+        if p != Path(__file__)
+        for m in [re.search(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w+", p.read_text())]
+        if m
+    ]
     assert not found
 
 def test_library_notebooks_hold_no_errors_and_small_cells():
     for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
         for c in nbformat.read(path, as_version=4).cells:
             assert c.source.count("\n") < 45, f"{path.name}: a cell of {c.source.count(chr(10)) + 1} lines"
-            assert not any(o.output_type == "error" for o in c.get("outputs", [])), f"{path.name}: holds an error output"
+            assert not any(o.output_type == "error" for o in c.get("outputs", [])), (
+                f"{path.name}: holds an error output"
+            )
 
 def test_readme_numbers_come_from_records():
     "Each number of the results table in README.md is printed from a committed record: `value<!-- record metric -->`."
@@ -130,10 +157,16 @@ def test_readme_numbers_come_from_records():
     for text, run, metric, *interval in cited:
         m = read_record(ROOT/"outputs"/run).metrics[metric]
         for said, value in zip([text, *filter(None, interval)], [m.value, *(m.ci or ())]):
-            assert f"{value:{'+' * (said[0] in '+-')}.{len(said.partition('.')[2])}f}" == said, f"README.md: {said} stands for {run} {metric}, which is {value}"
+            assert f"{value:{'+' * (said[0] in '+-')}.{len(said.partition('.')[2])}f}" == said, (
+                f"README.md: {said} stands for {run} {metric}, which is {value}"
+            )
 
 @pytest.mark.parametrize("profile", ["mini"])
 def test_committed_records_are_of_the_profile(profile):
     "A record that the profile does not make would spoil the index of whoever runs it: the files beside it are not committed."
     made = {job.folder for job in read_profile(profile)[1]}
-    assert {p.parent.relative_to(ROOT/"outputs"/profile).as_posix() for p in TRACKED if p.name == "record.json" and p.exists() and p.is_relative_to(ROOT/"outputs"/profile)} <= made
+    assert {
+        p.parent.relative_to(ROOT / "outputs" / profile).as_posix()
+        for p in TRACKED
+        if p.name == "record.json" and p.exists() and p.is_relative_to(ROOT / "outputs" / profile)
+    } <= made

@@ -11,11 +11,15 @@ def outcome(process):
 
 def test_killed_run_ends_with_the_same_weights(python, tmp_path):
     undisturbed = outcome(python(TOY, tmp_path/"a", 30))
-    process = subprocess.Popen([sys.executable, str(TOY), str(tmp_path/"b"), "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(TOY), str(tmp_path / "b"), "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.time() + 120
-    while not (tmp_path/"b"/"last.ckpt").exists() and time.time() < deadline: time.sleep(0.01)
+    while not (tmp_path/"b"/"last.ckpt").exists() and time.time() < deadline:
+        time.sleep(0.01)
     time.sleep(0.3)
-    process.send_signal(signal.SIGKILL); process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert not (tmp_path/"b"/"finished.json").exists(), "the run ended before it could be killed"
     resumed = outcome(python(TOY, tmp_path/"b", 30))
     assert resumed == {**undisturbed, "starts": 2}
@@ -26,10 +30,17 @@ def test_finished_run_is_found_and_a_changed_one_starts_anew(python, tmp_path):
     assert longer["now"] and longer["starts"] == 1 and longer["checkpoint"] != first["checkpoint"]
 
 def test_full_disk_is_one_sentence_and_the_run_resumes(python, tmp_path):
-    def small_files(): resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    failed = python(TOY, tmp_path/"a", 3, preexec_fn=small_files) # no file may grow beyond 4 KiB: every checkpoint write fails
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # no file may grow beyond 4 KiB: every checkpoint write fails
+    failed = python(TOY, tmp_path/"a", 3, preexec_fn=small_files)
     assert failed.returncode != 0
-    assert "DataError" in failed.stderr and "could not be written" in failed.stderr and str(tmp_path/"a") in failed.stderr
+    assert (
+        "DataError" in failed.stderr
+        and "could not be written" in failed.stderr
+        and str(tmp_path / "a") in failed.stderr
+    )
     assert outcome(python(TOY, tmp_path/"a", 3))["checkpoint"] == outcome(python(TOY, tmp_path/"b", 3))["checkpoint"]
 
 def test_two_processes_train_one_run(run, python, tmp_path):

@@ -20,6 +20,11 @@ def loss(model, batch): return (model(batch) - batch).square().mean(), {}
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 16))
-    result = fit(model, loss, Noise, sys.argv[1], epochs=int(sys.argv[2]), optimizer=partial(torch.optim.Adam, lr=1e-2), ema=0.9, clip=1.)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 16)
+    )
+    result = fit(
+        model, loss, Noise, sys.argv[1], epochs=int(sys.argv[2]), optimizer=partial(torch.optim.Adam, lr=1e-2), ema=0.9,
+        clip=1.0,
+    )
     print("RESULT", result.world_size, result.starts, result.trained_now, result.checkpoint)

@@ -37,8 +37,12 @@ def expand_mask(
     "Bring a mask to four dimensions; DataError for one that does not broadcast"
     full = mask[:, None] if mask.dim() == 3 else mask
     fits = full.dim() in (2, 4) and all(a in (1, b) for a, b in zip(full.shape[::-1], shape[::-1]))
-    if not fits: raise DataError(f"mask has shape {tuple(mask.shape)}: expected (n m), (b n m) or (b h n m) with b, h, n, m = {tuple(shape)} or 1")
-    if full.dtype != torch.bool and not full.is_floating_point(): raise DataError(f"mask is {full.dtype}: expected bool (True = may see) or float (added)")
+    if not fits:
+        raise DataError(
+            f"mask has shape {tuple(mask.shape)}: expected (n m), (b n m) or (b h n m) with b, h, n, m = {tuple(shape)} or 1"
+        )
+    if full.dtype != torch.bool and not full.is_floating_point():
+        raise DataError(f"mask is {full.dtype}: expected bool (True = may see) or float (added)")
     return full if full.dtype == torch.bool else full.to(dtype)
 
 # %% ../nbs/04_attention.ipynb #a3ab4808
@@ -54,9 +58,11 @@ class FlexibleMultiHeadAttention(nn.Module):
         bias=True, # in all four projections
     ):
         super().__init__()
-        if d_h is None and d_m % h: raise DataError(f"d_m = {d_m} is not divisible by h = {h}: give d_h, or another h")
+        if d_h is None and d_m % h:
+            raise DataError(f"d_m = {d_m} is not divisible by h = {h}: give d_h, or another h")
         self.d_m, self.h, self.d_h = d_m, h, d_m//h if d_h is None else d_h
-        if min(d_m, h, self.d_h) < 1: raise DataError(f"d_m = {d_m}, h = {h}, d_h = {d_h}: expected numbers of at least 1")
+        if min(d_m, h, self.d_h) < 1:
+            raise DataError(f"d_m = {d_m}, h = {h}, d_h = {d_h}: expected numbers of at least 1")
         self.share_qk, self.dropout, self.exact = share_qk, dropout, False
         rows = (2 if share_qk else 3) * h * self.d_h # q, k, v one below the other, or q = k, v
         self.in_proj_weight = nn.Parameter(torch.empty(rows, d_m))
@@ -67,12 +73,17 @@ class FlexibleMultiHeadAttention(nn.Module):
 
     def reset_parameters(self):
         "Xavier's limits at `d_h = d_m / h`, kept for every `d_h`"
-        for w, limit in (self.in_proj_weight, math.sqrt(6 / (4*self.d_m))), (self.out_proj.weight, math.sqrt(3 / (self.h*self.d_h))):
+        for w, limit in (
+            (self.in_proj_weight, math.sqrt(6 / (4 * self.d_m))),
+            (self.out_proj.weight, math.sqrt(3 / (self.h * self.d_h))),
+        ):
             nn.init.uniform_(w, -limit, limit)
         for b in self.in_proj_bias, self.out_proj.bias:
-            if b is not None: nn.init.zeros_(b)
+            if b is not None:
+                nn.init.zeros_(b)
 
-    def extra_repr(self): return f"d_m={self.d_m}, h={self.h}, d_h={self.d_h}, share_qk={self.share_qk}, dropout={self.dropout}"
+    def extra_repr(self):
+        return f"d_m={self.d_m}, h={self.h}, d_h={self.d_h}, share_qk={self.share_qk}, dropout={self.dropout}"
 
 # %% ../nbs/04_attention.ipynb #b8e9a933
 @patch
@@ -88,10 +99,15 @@ def project(self:FlexibleMultiHeadAttention,
 ): # (b h n d_h), (b h m d_h), (b h m d_h)
     "Queries, keys and values of all heads"
     i = 0 if self.share_qk else 1 # block of the keys; that of the values follows
-    if q is k and k is v: *qk, v = self._linear(q, 0, i+2)
-    elif q is k: qk, (v,) = self._linear(q, 0, i+1), self._linear(v, i+1, i+2)
-    elif k is v: qk, (k, v) = self._linear(q, 0, 1), self._linear(k, i, i+2); qk = *qk, k
-    else: qk, (v,) = self._linear(q, 0, 1) + self._linear(k, i, i+1), self._linear(v, i+1, i+2)
+    if q is k and k is v:
+        *qk, v = self._linear(q, 0, i+2)
+    elif q is k:
+        qk, (v,) = self._linear(q, 0, i+1), self._linear(v, i+1, i+2)
+    elif k is v:
+        qk, (k, v) = self._linear(q, 0, 1), self._linear(k, i, i+2)
+        qk = *qk, k
+    else:
+        qk, (v,) = self._linear(q, 0, 1) + self._linear(k, i, i+1), self._linear(v, i+1, i+2)
     return qk[0], qk[-1], v
 
 # %% ../nbs/04_attention.ipynb #02cae986
@@ -108,16 +124,19 @@ def forward(self:FlexibleMultiHeadAttention,
     k = q if k is None else k
     v = k if v is None else v
     for name, t in zip("qkv", (q, k, v)):
-        if t.dim() != 3 or t.shape[-1] != self.d_m: raise DataError(f"{name} has shape {tuple(t.shape)}: expected (b n {self.d_m})")
+        if t.dim() != 3 or t.shape[-1] != self.d_m:
+            raise DataError(f"{name} has shape {tuple(t.shape)}: expected (b n {self.d_m})")
 
     q, k, v = self.project(q, k, v)
-    if mask is not None: mask = expand_mask(mask, (*q.shape[:3], k.shape[2]), q.dtype)
+    if mask is not None:
+        mask = expand_mask(mask, (*q.shape[:3], k.shape[2]), q.dtype)
 
     p = self.dropout if self.training else 0.
     if self.exact or return_weights:
         weights = self.attend(self.scores(q, k, mask))
         out = F.dropout(weights, p).to(v.dtype) @ v
-    else: out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
 
     out = self.out_proj(rearrange(out, "b h n d -> b n (h d)"))
     return (out, weights) if return_weights else out
@@ -129,7 +148,8 @@ def scores(self:FlexibleMultiHeadAttention,
 ): # (b h n m)
     "Scaled inner products of queries and keys, masked"
     s = q @ k.mT / math.sqrt(self.d_h)
-    if mask is None: return s
+    if mask is None:
+        return s
     return s.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else s + mask
 
 # %% ../nbs/04_attention.ipynb #c4608346
@@ -138,10 +158,16 @@ def copy_from_torch(self:FlexibleMultiHeadAttention,
     other:nn.MultiheadAttention, # with the same width, heads and bias
 ): # self
     "Take over the weights of a `nn.MultiheadAttention`; DataError if it is of another shape or kind"
-    want = dict(embed_dim=self.d_m, num_heads=self.h, head_dim=self.d_h, kdim=self.d_m, vdim=self.d_m, bias_k=None, add_zero_attn=False)
+    want = dict(
+        embed_dim=self.d_m, num_heads=self.h, head_dim=self.d_h, kdim=self.d_m, vdim=self.d_m, bias_k=None,
+        add_zero_attn=False,
+    )
     bad = [f"{k} = {getattr(other, k)}, expected {v}" for k, v in want.items() if getattr(other, k) != v]
-    bad += ["separate q and k, but share_qk is set"]*self.share_qk + ["another choice of bias"]*((other.in_proj_bias is None) != (self.in_proj_bias is None))
-    if bad: raise DataError(f"nn.MultiheadAttention cannot be copied: it has {bad[0]}")
+    bad += ["separate q and k, but share_qk is set"] * self.share_qk + ["another choice of bias"] * (
+        (other.in_proj_bias is None) != (self.in_proj_bias is None)
+    )
+    if bad:
+        raise DataError(f"nn.MultiheadAttention cannot be copied: it has {bad[0]}")
     self.load_state_dict(other.state_dict())
     return self
 
@@ -160,12 +186,14 @@ class EncoderLayer(nn.Module):
         activation="relu", # or "gelu"
     ):
         super().__init__()
-        if activation not in _ACTIVATIONS: raise DataError(f"activation = {activation!r}: expected one of {list(_ACTIVATIONS)}")
+        if activation not in _ACTIVATIONS:
+            raise DataError(f"activation = {activation!r}: expected one of {list(_ACTIVATIONS)}")
         self.pre_norm, self.activation = pre_norm, _ACTIVATIONS[activation]
         self.self_attn = FlexibleMultiHeadAttention(d_m, h, d_h, share_qk=share_qk, dropout=dropout)
         self.linear1, self.linear2 = nn.Linear(d_m, d_ff), nn.Linear(d_ff, d_m)
         self.norm1, self.norm2, self.dropout = nn.LayerNorm(d_m), nn.LayerNorm(d_m), nn.Dropout(dropout)
-        for linear in self.linear1, self.linear2: nn.init.xavier_uniform_(linear.weight)
+        for linear in self.linear1, self.linear2:
+            nn.init.xavier_uniform_(linear.weight)
 
     def _attention(self, x, pos, mask):
         q = x if pos is None else x + pos
@@ -188,7 +216,9 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(EncoderLayer):
     "Self-attention, attention to a memory, and a feed-forward network; parameters as in `EncoderLayer`"
     def __init__(self, d_m, h, d_h=None, *, d_ff, dropout=0., share_qk=False, pre_norm=False, activation="relu"):
-        super().__init__(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=pre_norm, activation=activation)
+        super().__init__(
+            d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=pre_norm, activation=activation
+        )
         self.multihead_attn = FlexibleMultiHeadAttention(d_m, h, d_h, share_qk=share_qk, dropout=dropout)
         self.norm3 = nn.LayerNorm(d_m)
 
@@ -212,9 +242,11 @@ class DecoderLayer(EncoderLayer):
 
 # %% ../nbs/04_attention.ipynb #f322ade6
 def _control(d_h, d_m, h, d_ff, cost, unit): # cost of one number of head size in all heads, of one hidden unit
-    if d_m % h: raise DataError(f"d_m = {d_m} is not divisible by h = {h}: a control with d_h = d_m / h does not exist")
+    if d_m % h:
+        raise DataError(f"d_m = {d_m} is not divisible by h = {h}: a control with d_h = d_m / h does not exist")
     found = round(d_ff + h*(d_h - d_m//h)*cost/unit)
-    if found < 1: raise DataError(f"d_ff = {d_ff} is too small: the control would need a feed-forward width of {found}")
+    if found < 1:
+        raise DataError(f"d_ff = {d_ff} is too small: the control would need a feed-forward width of {found}")
     return found
 
 def iso_parameter_d_ff(
@@ -242,7 +274,8 @@ def sine_position_2d(
     temperature=1e4,
 ): # (h*w, d) row by row; the first half of the channels tells the row, the second the column
     "Fixed 2-D sine positions of DETR and TransPose; DataError if `d` is not a multiple of 4"
-    if d % 4: raise DataError(f"d = {d}: 2-D sine positions need a multiple of 4 (sine and cosine of row and column)")
+    if d % 4:
+        raise DataError(f"d = {d}: 2-D sine positions need a multiple of 4 (sine and cosine of row and column)")
     period = temperature ** (torch.arange(0, d//2, 2) / (d//2)) # (d/4)
     def encode(n):
         angle = (torch.arange(1, n+1) / n * 2*math.pi)[:, None] / period
@@ -256,7 +289,10 @@ def attentions(
 )->dict: # qualified name -> layer
     "Every `FlexibleMultiHeadAttention` inside `model`; DataError when there is none"
     found = {n: m for n, m in model.named_modules() if isinstance(m, FlexibleMultiHeadAttention)}
-    if not found: raise DataError(f"{type(model).__name__} holds no FlexibleMultiHeadAttention: expected a model with flexible attention")
+    if not found:
+        raise DataError(
+            f"{type(model).__name__} holds no FlexibleMultiHeadAttention: expected a model with flexible attention"
+        )
     return found
 
 @contextmanager
@@ -280,8 +316,10 @@ def attention_maps(
             handles.append(layer.attend.register_forward_hook(keep(name)))
         yield maps
     finally:
-        for handle in handles: handle.remove()
-        for name, layer in layers.items(): layer.exact = before[name]
+        for handle in handles:
+            handle.remove()
+        for name, layer in layers.items():
+            layer.exact = before[name]
 
 # %% ../nbs/04_attention.ipynb #569bf9a7
 def effective_rank(
@@ -301,8 +339,15 @@ def qk_products(
     return q[:, :-1] @ k[:, :-1].mT
 
 def _qk_rows(attention): # two of (h d_m+1 d_h): weights, and the bias as a last row
-    blocks = [slice(i*attention.h*attention.d_h, (i+1)*attention.h*attention.d_h) for i in ((0, 0) if attention.share_qk else (0, 1))]
-    b = attention.in_proj_weight.new_zeros(len(attention.in_proj_weight)) if attention.in_proj_bias is None else attention.in_proj_bias
+    blocks = [
+        slice(i * attention.h * attention.d_h, (i + 1) * attention.h * attention.d_h)
+        for i in ((0, 0) if attention.share_qk else (0, 1))
+    ]
+    b = (
+        attention.in_proj_weight.new_zeros(len(attention.in_proj_weight))
+        if attention.in_proj_bias is None
+        else attention.in_proj_bias
+    )
     both = torch.cat((attention.in_proj_weight, b[:, None]), 1)
     return [rearrange(both[i], "(h d) m -> h m d", h=attention.h) for i in blocks]
 
@@ -310,15 +355,18 @@ def _qk_rows(attention): # two of (h d_m+1 d_h): weights, and the bias as a last
 @torch.no_grad()
 def _set_rank(attention, r):
     q, k = (w.double() for w in _qk_rows(attention))
-    if not attention.share_qk: k[:, -1] = 0
-    (q, rq), (k, rk) = torch.linalg.qr(q), torch.linalg.qr(k) # the product has rank d_h: its SVD is that of a small matrix
+    if not attention.share_qk:
+        k[:, -1] = 0
+    # the product has rank d_h: its SVD is that of a small matrix
+    (q, rq), (k, rk) = torch.linalg.qr(q), torch.linalg.qr(k)
     u, s, v = torch.linalg.svd(rq @ rk.mT)
     root = s.sqrt() * (torch.arange(s.shape[-1], device=s.device) < r)
     pad = (0, attention.d_h - s.shape[-1])
     new = [F.pad(q @ u * root[:, None], pad)] + [F.pad(k @ v.mT * root[:, None], pad)] * (not attention.share_qk)
     new = torch.cat([rearrange(w, "h m d -> (h d) m") for w in new]).to(attention.in_proj_weight.dtype)
     attention.in_proj_weight[:len(new)] = new[:, :-1]
-    if attention.in_proj_bias is not None: attention.in_proj_bias[:len(new)] = new[:, -1]
+    if attention.in_proj_bias is not None:
+        attention.in_proj_bias[:len(new)] = new[:, -1]
 
 @contextmanager
 def truncate_rank(
@@ -326,11 +374,14 @@ def truncate_rank(
     r:int, # largest rank of a head's scores; d_h or more changes nothing
 ): # model
     "Hold every head's $W^Q_i {W^K_i}^T$ at rank `r` while the block lasts; DataError for a negative `r`"
-    if r < 0: raise DataError(f"r = {r}: expected a rank of 0 or more")
+    if r < 0:
+        raise DataError(f"r = {r}: expected a rank of 0 or more")
     layers = [a for a in attentions(model).values() if r < a.d_h]
     before = [{n: p.detach().clone() for n, p in a.named_parameters(recurse=False)} for a in layers]
     try:
-        for a in layers: _set_rank(a, r)
+        for a in layers:
+            _set_rank(a, r)
         yield model
     finally:
-        for a, old in zip(layers, before): a.load_state_dict(old, strict=False)
+        for a, old in zip(layers, before):
+            a.load_state_dict(old, strict=False)

@@ -56,7 +56,9 @@ def box_to_center_size(
     bbox = torch.as_tensor(bbox)
     bad = ~torch.isfinite(bbox).all(-1) | (bbox[..., 2:] <= 0).any(-1)
     if bad.any():
-        raise DataError(f"box {int(bad.nonzero()[0, 0])} is {bbox[bad][0].tolist()}; expected finite x, y, width, height with width and height above 0")
+        raise DataError(
+            f"box {int(bad.nonzero()[0, 0])} is {bbox[bad][0].tolist()}; expected finite x, y, width, height with width and height above 0"
+        )
     corner, (w, h) = bbox[..., :2], bbox[..., 2:].unbind(-1)
     size = torch.stack([torch.maximum(w, h*aspect), torch.maximum(h, w/aspect)], -1)
     return corner + (bbox[..., 2:] - 1)/2, size*padding
@@ -73,7 +75,9 @@ def crop_matrix(
 ): # (n 2 3) image pixels -> crop pixels
     "The map that cuts a region out of the image, turned, scaled, moved and mirrored."
     center, size = torch.as_tensor(center), torch.as_tensor(size)
-    rotation, scale, flip, shift = (torch.as_tensor(v, dtype=size.dtype, device=size.device) for v in (rotation_deg, scale, flip, shift))
+    rotation, scale, flip, shift = (
+        torch.as_tensor(v, dtype=size.dtype, device=size.device) for v in (rotation_deg, scale, flip, shift)
+    )
     out = size.new_tensor(out_size)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
     turn = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
@@ -119,10 +123,14 @@ class Camera:
 
     def __post_init__(self):
         for field, shape in _SHAPES.items():
-            try: value = np.array(getattr(self, field), float)
-            except (TypeError, ValueError): value = np.array(np.nan)
+            try:
+                value = np.array(getattr(self, field), float)
+            except (TypeError, ValueError):
+                value = np.array(np.nan)
             if value.shape != shape or not np.isfinite(value).all():
-                raise DataError(f"camera {self.name}: {field} is {np.asarray(getattr(self, field)).tolist()}; expected finite numbers of shape {shape}")
+                raise DataError(
+                    f"camera {self.name}: {field} is {np.asarray(getattr(self, field)).tolist()}; expected finite numbers of shape {shape}"
+                )
             object.__setattr__(self, field, value)
         if abs(self.rotation @ self.rotation.T - np.eye(3)).max() > 1e-6 or np.linalg.det(self.rotation) < 0:
             raise DataError(f"camera {self.name}: rotation is not one; expected orthonormal rows and determinant 1")
@@ -131,14 +139,19 @@ class Camera:
     def position(self): return -self.translation @ self.rotation # (3) mm, in the world
     def to_camera(self, world): return world @ self.rotation.T + self.translation    # (.. 3) -> (.. 3) mm
     def to_world(self, camera): return (camera - self.translation) @ self.rotation   # (.. 3) -> (.. 3) mm
-    def normalize(self, pixels): return pixels*2/self.width - [1, self.height/self.width]       # (.. 2) pixels -> screen: x in -1 ... 1, y on the same scale
+    # (.. 2) pixels -> screen: x in -1 ... 1, y on the same scale
+    def normalize(self, pixels): return pixels*2/self.width - [1, self.height/self.width]
     def denormalize(self, screen): return (screen + [1, self.height/self.width])*self.width/2   # and back
 
 # %% ../nbs/02_geometry.ipynb #2436870c
 @patch
 def _bend(self: Camera, xy): # the lens: (.. 2) -> (.. 2), at depth 1
     r2 = (xy**2).sum(-1, keepdims=True)
-    return xy*(1 + r2*(self.radial[0] + r2*(self.radial[1] + r2*self.radial[2])) + (xy @ self.tangential)[..., None]) + self.tangential*r2
+    return (
+        xy
+        * (1 + r2 * (self.radial[0] + r2 * (self.radial[1] + r2 * self.radial[2])) + (xy @ self.tangential)[..., None])
+        + self.tangential * r2
+    )
 
 @patch
 def project(
@@ -148,7 +161,9 @@ def project(
     "Where points appear in the image; `DataError` if one is not in front of the camera."
     depth = points[..., 2]
     if not (depth > 0).all():
-        raise DataError(f"camera {self.name}: a point is at depth {depth[~(depth > 0)].flat[0]:.0f} mm; expected all in front of the camera")
+        raise DataError(
+            f"camera {self.name}: a point is at depth {depth[~(depth > 0)].flat[0]:.0f} mm; expected all in front of the camera"
+        )
     return self.focal*self._bend(points[..., :2]/depth[..., None]) + self.center
 
 @patch
@@ -159,10 +174,13 @@ def unproject(
 ): # (.. 3) in camera space, mm
     "Points at known depths that appear at these pixels, the inverse of `project`; `DataError` if the lens shows nothing there."
     bent = xy = (pixels - self.center)/self.focal
-    for _ in range(50): xy = xy + (bent - self._bend(xy)).clip(-.1, .1)
+    for _ in range(50):
+        xy = xy + (bent - self._bend(xy)).clip(-.1, .1)
     if (lost := ~(abs(bent - self._bend(xy)) < 1e-9).all(-1)).any():
         where = np.round(pixels[lost][0], 1).tolist()
-        raise DataError(f"camera {self.name}: the lens shows nothing at pixel {where}; expected pixels of the {self.width} x {self.height} image")
+        raise DataError(
+            f"camera {self.name}: the lens shows nothing at pixel {where}; expected pixels of the {self.width} x {self.height} image"
+        )
     return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)*np.asarray(depth)[..., None]
 
 # %% ../nbs/02_geometry.ipynb #2404674d
@@ -178,13 +196,20 @@ def camera_ring(
 ) -> tuple: # of `Camera`: "cam1", "cam2" ...
     "Cameras around a subject that look at it."
     found, center = [], np.asarray(center, float)
-    radial, tangential, offset = ((-.2, .24, -.002), (-.001, -.0015), (12, 6)) if distortion else (np.zeros(3), np.zeros(2), np.zeros(2))
+    radial, tangential, offset = (
+        ((-0.2, 0.24, -0.002), (-0.001, -0.0015), (12, 6)) if distortion else (np.zeros(3), np.zeros(2), np.zeros(2))
+    )
     for i, angle in enumerate(np.deg2rad(first + np.arange(n)*360/n)):
         position = np.array([*(center[:2] + radius*np.array([np.cos(angle), np.sin(angle)])), height])
         forward = (center - position)/np.linalg.norm(center - position)
         right = np.cross(forward, [0, 0, 1])/np.linalg.norm(forward[:2])
         rotation = np.stack([right, np.cross(forward, right), forward])
-        found.append(Camera(f"cam{i + 1}", *size, (focal, focal), np.array(size)/2 + offset, radial, tangential, rotation, -rotation @ position))
+        found.append(
+            Camera(
+                f"cam{i + 1}", *size, (focal, focal), np.array(size) / 2 + offset, radial, tangential, rotation,
+                -rotation @ position,
+            )
+        )
     return tuple(found)
 
 # %% ../nbs/02_geometry.ipynb #b4f02f65
@@ -201,10 +226,12 @@ def ring_around(
     low, high = points.min(0), points.max(0)
     while True:
         ring = camera_ring((low + high)/2, radius=radius, **options)
-        if all(_sees(camera, points, margin) for camera in ring): return ring
+        if all(_sees(camera, points, margin) for camera in ring):
+            return ring
         radius *= 1.05
 
 def _sees(camera, points, margin): # all of them inside the image
     points = camera.to_camera(points)
-    if points[:, 2].min() < 500: return False
+    if points[:, 2].min() < 500:
+        return False
     return bool((abs(camera.project(points)/[camera.width, camera.height] - .5) <= .5 - margin).all())

@@ -19,7 +19,8 @@ def encode(
 ): # (b k h w) float32, 1 at the joint
     "Gaussian heatmaps centred on the keypoints, not rounded to pixels."
     keypoints = torch.where(visible[..., None] > 0, keypoints, float("inf")).float()
-    def along(centre, n): return torch.exp(-(torch.arange(n, device=centre.device) - centre[..., None])**2 / (2*sigma**2))
+    def along(centre, n):
+        return torch.exp(-(torch.arange(n, device=centre.device) - centre[..., None])**2 / (2*sigma**2))
     x, y = along(keypoints[..., 0], size[0]), along(keypoints[..., 1], size[1])
     return y[..., :, None] * x[..., None, :]
 
@@ -53,7 +54,8 @@ def _log_patch(heatmaps, x, y, blur): # log of the smoothed 5 x 5 patch around x
 
 def _dark(heatmaps, x, y, blur): # offset (b k 2) by one Newton step on the log of the smoothed map
     h, w = heatmaps.shape[-2:]
-    if min(h, w) < 5: raise DataError(f"heatmaps of {w} x {h} pixels: DARK needs at least 5 x 5")
+    if min(h, w) < 5:
+        raise DataError(f"heatmaps of {w} x {h} pixels: DARK needs at least 5 x 5")
     p = _log_patch(heatmaps, x.clamp(2, w - 3), y.clamp(2, h - 3), blur)
     dx, dy = (p[..., 2, 3] - p[..., 2, 1]) / 2, (p[..., 3, 2] - p[..., 1, 2]) / 2
     dxx, dyy = ((p[..., 2, 4] - 2*p[..., 2, 2] + p[..., 2, 0]) / 4, (p[..., 4, 2] - 2*p[..., 2, 2] + p[..., 0, 2]) / 4)
@@ -71,20 +73,25 @@ def decode(
     blur=11          # width of DARK's Gaussian kernel, odd; 11 belongs to sigma 2
 ): # keypoints (b k 2) in heatmap pixels, scores (b k), the value of the highest pixel
     "Keypoints from heatmaps by the highest pixel, a quarter offset (Newell et al. 2016) or DARK (Zhang et al. 2020)."
-    if heatmaps.ndim != 4: raise DataError(f"heatmaps have shape {tuple(heatmaps.shape)}; expected (b k h w)")
-    if method not in ("argmax", "quarter", "dark"): raise DataError(f"decoder {method!r} is unknown; expected 'argmax', 'quarter' or 'dark'")
+    if heatmaps.ndim != 4:
+        raise DataError(f"heatmaps have shape {tuple(heatmaps.shape)}; expected (b k h w)")
+    if method not in ("argmax", "quarter", "dark"):
+        raise DataError(f"decoder {method!r} is unknown; expected 'argmax', 'quarter' or 'dark'")
     heatmaps = heatmaps.float()
     x, y, scores = _peak(heatmaps)
     keypoints = torch.stack([x, y], -1).float()
-    if method == "quarter": keypoints = keypoints + _quarter(heatmaps, x, y)
-    if method == "dark": keypoints = keypoints + _dark(heatmaps, x, y, blur)
+    if method == "quarter":
+        keypoints = keypoints + _quarter(heatmaps, x, y)
+    if method == "dark":
+        keypoints = keypoints + _dark(heatmaps, x, y, blur)
     return keypoints, scores
 
 # %% ../nbs/03_heatmaps.ipynb #b5ce9e54
 def flip_heatmaps(
     heatmaps,   # (b k h w) of mirrored images
     flip_index, # (k,) permutation that exchanges left and right joints, `Skeleton.flip_index`
-    shift=False # move right by one pixel: only for models trained on targets at `x / stride` (HRNet, TransPose checkpoints)
+    # move right by one pixel: only for models trained on targets at `x / stride` (HRNet, TransPose checkpoints)
+    shift=False
 ): # (b k h w) as if of the images themselves
     "Mirror heatmaps back and exchange left and right joints; without `shift` it is its own inverse."
     flipped = heatmaps[:, torch.as_tensor(flip_index, device=heatmaps.device)].flip(-1)
@@ -98,5 +105,8 @@ def heatmap_loss(
     foreground=0. # a pixel counts 1 + foreground * target times
 ): # scalar, float32
     "Half the joint-weighted mean squared error over all pixels and joints (HRNet's, with `foreground` 0)."
-    if pred.shape != target.shape: raise DataError(f"heatmaps of shape {tuple(pred.shape)} against targets of shape {tuple(target.shape)}; expected the same")
+    if pred.shape != target.shape:
+        raise DataError(
+            f"heatmaps of shape {tuple(pred.shape)} against targets of shape {tuple(target.shape)}; expected the same"
+        )
     return .5 * (((pred.float() - target) * weights[..., None, None]).square() * (1 + foreground*target)).mean()

@@ -28,7 +28,9 @@ class Skeleton:
     @property
     def side(self) -> tuple[str, ...]:
         'Side of each joint: "left", "right" or "mid".'
-        return tuple(next((s for s in ("left", "right") if j.startswith(s) or j.endswith(s)), "mid") for j in self.joints)
+        return tuple(
+            next((s for s in ("left", "right") if j.startswith(s) or j.endswith(s)), "mid") for j in self.joints
+        )
 
     @property
     def flip_index(self) -> np.ndarray: # (k,)
@@ -43,7 +45,8 @@ class Skeleton:
 
     def index(self, name: str) -> int:
         "Position of a joint; `DataError` if the skeleton lacks it."
-        if name not in self.joints: raise DataError(f"{name!r} is not a joint of {self.name}: expected one of {', '.join(self.joints)}")
+        if name not in self.joints:
+            raise DataError(f"{name!r} is not a joint of {self.name}: expected one of {', '.join(self.joints)}")
         return self.joints.index(name)
 
 # %% ../nbs/01_skeletons.ipynb #257358b0
@@ -52,55 +55,109 @@ def _bones(joints, text): # "a-b-c d-e" -> chains of joint names to index pairs
     return tuple((joints.index(a), joints.index(b)) for chain in chains for a, b in zip(chain, chain[1:]))
 
 # %% ../nbs/01_skeletons.ipynb #9ef3de33
-_coco = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
-         "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle")
-COCO17 = Skeleton("coco17", _coco, _bones(_coco, "nose-left_eye-left_ear nose-right_eye-right_ear left_shoulder-right_shoulder "
-    "left_shoulder-left_elbow-left_wrist right_shoulder-right_elbow-right_wrist left_shoulder-left_hip right_shoulder-right_hip "
-    "left_hip-right_hip left_hip-left_knee-left_ankle right_hip-right_knee-right_ankle"),
-    np.array([.26, .25, .25, .35, .35, .79, .79, .72, .72, .62, .62, 1.07, 1.07, .87, .87, .89, .89]) / 10)
+_coco = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)
+COCO17 = Skeleton(
+    "coco17", _coco,
+    _bones(
+        _coco, "nose-left_eye-left_ear nose-right_eye-right_ear left_shoulder-right_shoulder "
+        "left_shoulder-left_elbow-left_wrist right_shoulder-right_elbow-right_wrist left_shoulder-left_hip right_shoulder-right_hip "
+        "left_hip-right_hip left_hip-left_knee-left_ankle right_hip-right_knee-right_ankle",
+    ),
+    np.array([0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89])
+    / 10,
+)
 
 # %% ../nbs/01_skeletons.ipynb #b1a4f3e8
-_h36m = ("pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "spine", "thorax", "neck", "head",
-         "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow", "right_wrist")
-H36M17 = Skeleton("h36m17", _h36m, _bones(_h36m, "pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle "
-    "pelvis-spine-thorax-neck-head thorax-left_shoulder-left_elbow-left_wrist thorax-right_shoulder-right_elbow-right_wrist"))
+_h36m = (
+    "pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "spine", "thorax",
+    "neck", "head", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow", "right_wrist",
+)
+H36M17 = Skeleton(
+    "h36m17", _h36m,
+    _bones(
+        _h36m, "pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle "
+        "pelvis-spine-thorax-neck-head thorax-left_shoulder-left_elbow-left_wrist thorax-right_shoulder-right_elbow-right_wrist",
+    ),
+)
 
 # %% ../nbs/01_skeletons.ipynb #24ea116e
-_mpii = ("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax", "upper_neck", "head_top",
-         "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist")
-MPII16 = Skeleton("mpii16", _mpii, _bones(_mpii, "pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle "
-    "pelvis-thorax-upper_neck-head_top thorax-right_shoulder-right_elbow-right_wrist thorax-left_shoulder-left_elbow-left_wrist"))
+_mpii = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax", "upper_neck",
+    "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+)
+MPII16 = Skeleton(
+    "mpii16", _mpii,
+    _bones(
+        _mpii, "pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle "
+        "pelvis-thorax-upper_neck-head_top thorax-right_shoulder-right_elbow-right_wrist thorax-left_shoulder-left_elbow-left_wrist",
+    ),
+)
 
-_lsp = ("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow", "right_shoulder",
-        "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top")
-LSP14 = Skeleton("lsp14", _lsp, _bones(_lsp, "right_ankle-right_knee-right_hip-right_shoulder-right_elbow-right_wrist "
-    "left_ankle-left_knee-left_hip-left_shoulder-left_elbow-left_wrist right_hip-left_hip right_shoulder-neck left_shoulder-neck neck-head_top"))
+_lsp = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
+    "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
+)
+LSP14 = Skeleton(
+    "lsp14", _lsp,
+    _bones(
+        _lsp, "right_ankle-right_knee-right_hip-right_shoulder-right_elbow-right_wrist "
+        "left_ankle-left_knee-left_hip-left_shoulder-left_elbow-left_wrist right_hip-left_hip right_shoulder-neck left_shoulder-neck neck-head_top",
+    ),
+)
 
 # %% ../nbs/01_skeletons.ipynb #4e7b9766
-_blaze = ("nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer", "left_ear", "right_ear",
-          "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
-          "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb", "left_hip", "right_hip", "left_knee",
-          "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel", "left_foot_index", "right_foot_index")
-BLAZEPOSE33 = Skeleton("blazepose33", _blaze, _bones(_blaze, "nose-left_eye_inner-left_eye-left_eye_outer-left_ear "
-    "nose-right_eye_inner-right_eye-right_eye_outer-right_ear mouth_left-mouth_right left_shoulder-right_shoulder left_hip-right_hip "
-    "left_shoulder-left_elbow-left_wrist-left_pinky-left_index-left_wrist-left_thumb left_shoulder-left_hip-left_knee-left_ankle-left_heel-left_foot_index-left_ankle "
-    "right_shoulder-right_elbow-right_wrist-right_pinky-right_index-right_wrist-right_thumb right_shoulder-right_hip-right_knee-right_ankle-right_heel-right_foot_index-right_ankle"))
+_blaze = (
+    "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer",
+    "left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb",
+    "right_thumb", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel",
+    "right_heel", "left_foot_index", "right_foot_index",
+)
+BLAZEPOSE33 = Skeleton(
+    "blazepose33", _blaze,
+    _bones(
+        _blaze, "nose-left_eye_inner-left_eye-left_eye_outer-left_ear "
+        "nose-right_eye_inner-right_eye-right_eye_outer-right_ear mouth_left-mouth_right left_shoulder-right_shoulder left_hip-right_hip "
+        "left_shoulder-left_elbow-left_wrist-left_pinky-left_index-left_wrist-left_thumb left_shoulder-left_hip-left_knee-left_ankle-left_heel-left_foot_index-left_ankle "
+        "right_shoulder-right_elbow-right_wrist-right_pinky-right_index-right_wrist-right_thumb right_shoulder-right_hip-right_knee-right_ankle-right_heel-right_foot_index-right_ankle",
+    ),
+)
 
 # %% ../nbs/01_skeletons.ipynb #ed97fa14
-_penn = ("head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee",
-         "right_knee", "left_ankle", "right_ankle")
-PENN13 = Skeleton("penn13", _penn, _bones(_penn, "head-left_shoulder-left_elbow-left_wrist head-right_shoulder-right_elbow-right_wrist "
-    "left_shoulder-right_shoulder left_shoulder-left_hip-left_knee-left_ankle right_shoulder-right_hip-right_knee-right_ankle left_hip-right_hip"))
+_penn = (
+    "head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
+    "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)
+PENN13 = Skeleton(
+    "penn13", _penn,
+    _bones(
+        _penn, "head-left_shoulder-left_elbow-left_wrist head-right_shoulder-right_elbow-right_wrist "
+        "left_shoulder-right_shoulder left_shoulder-left_hip-left_knee-left_ankle right_shoulder-right_hip-right_knee-right_ankle left_hip-right_hip",
+    ),
+)
 
-_jhmdb = ("neck", "belly", "face", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow", "left_elbow", "right_knee", "left_knee",
-          "right_wrist", "left_wrist", "right_ankle", "left_ankle")
-JHMDB15 = Skeleton("jhmdb15", _jhmdb, _bones(_jhmdb, "face-neck-belly neck-right_shoulder-right_elbow-right_wrist neck-left_shoulder-left_elbow-left_wrist "
-    "belly-right_hip-right_knee-right_ankle belly-left_hip-left_knee-left_ankle"))
+_jhmdb = (
+    "neck", "belly", "face", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow", "left_elbow",
+    "right_knee", "left_knee", "right_wrist", "left_wrist", "right_ankle", "left_ankle",
+)
+JHMDB15 = Skeleton(
+    "jhmdb15", _jhmdb,
+    _bones(
+        _jhmdb, "face-neck-belly neck-right_shoulder-right_elbow-right_wrist neck-left_shoulder-left_elbow-left_wrist "
+        "belly-right_hip-right_knee-right_ankle belly-left_hip-left_knee-left_ankle",
+    ),
+)
 SKELETONS = {s.name: s for s in (COCO17, H36M17, MPII16, LSP14, BLAZEPOSE33, PENN13, JHMDB15)}
 
 # %% ../nbs/01_skeletons.ipynb #677801ff
-_MEANS = {"pelvis": ("left_hip", "right_hip"), "thorax": ("left_shoulder", "right_shoulder"), "neck": ("left_shoulder", "right_shoulder"),
-          "upper_neck": ("neck",), "head_top": ("head",)}
+_MEANS = {
+    "pelvis": ("left_hip", "right_hip"), "thorax": ("left_shoulder", "right_shoulder"),
+    "neck": ("left_shoulder", "right_shoulder"), "upper_neck": ("neck",), "head_top": ("head",),
+}
 
 def convert(
     keypoints,      # (.. k d) coordinates in the joint order of `src`
@@ -111,10 +168,14 @@ def convert(
     keypoints, visible = np.asarray(keypoints, float), np.asarray(visible)
     if keypoints.shape[-2] != src.k or visible.shape[-1] != src.k:
         raise DataError(f"keypoints {keypoints.shape} with visible {visible.shape}: {src.name} has {src.k} joints")
-    out, seen = np.zeros((*keypoints.shape[:-2], dst.k, keypoints.shape[-1])), np.zeros((*visible.shape[:-1], dst.k), visible.dtype)
+    out, seen = (
+        np.zeros((*keypoints.shape[:-2], dst.k, keypoints.shape[-1])),
+        np.zeros((*visible.shape[:-1], dst.k), visible.dtype),
+    )
     for i, joint in enumerate(dst.joints):
         parts = (joint,) if joint in src.joints else _MEANS.get(joint, ())
-        if not parts or any(p not in src.joints for p in parts): continue
+        if not parts or any(p not in src.joints for p in parts):
+            continue
         j = [src.index(p) for p in parts]
         seen[..., i] = visible[..., j].min(-1)
         out[..., i, :] = keypoints[..., j, :].mean(-2) * (seen[..., i, None] > 0)

@@ -23,7 +23,8 @@ __all__ = ['cosine', 'milestones', 'Task', 'FitResult', 'read_log', 'device', 'f
 # %% ../nbs/05_training.ipynb #d3a00e84
 def cosine(done: float, *, warmup=0.05, end=0.01) -> float: # factor of the base learning rate
     "Linear warm-up, then half a cosine down to `end` (Loshchilov and Hutter 2017)."
-    if done < warmup: return (done + 1e-3) / (warmup + 1e-3)
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
     return end + (1 - end) * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 def milestones(done: float, *, at=(0.8, 0.95), gamma=0.1) -> float: # factor of the base learning rate
@@ -35,7 +36,9 @@ class Task(L.LightningModule):
     "A model with its loss, optimiser and schedule, as Lightning wants it."
     def __init__(self, model, loss, optimizer, schedule, *, epochs, seed):
         super().__init__()
-        self.model, self.loss, self.optimizer, self.schedule, self.epochs, self.seed = model, loss, optimizer, schedule, epochs, seed
+        self.model, self.loss, self.optimizer, self.schedule, self.epochs, self.seed = (
+            model, loss, optimizer, schedule, epochs, seed,
+        )
 
     def configure_optimizers(self):
         optimizer = self.optimizer(self.model.parameters())
@@ -48,12 +51,18 @@ class Task(L.LightningModule):
 
     def training_step(self, batch, _):
         loss, logs = self.loss(self.model, batch)
-        self.log_dict({"train_loss": loss.detach(), **logs}, on_step=False, on_epoch=True, batch_size=1, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(
+            {"train_loss": loss.detach(), **logs}, on_step=False, on_epoch=True, batch_size=1,
+            sync_dist=self.trainer.world_size > 1,
+        )
         return loss
 
     def validation_step(self, batch, _):
         loss, logs = self.loss(self.model, batch)
-        self.log_dict({"val_loss": loss, **{f"val_{k}": v for k, v in logs.items()}}, batch_size=1, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(
+            {"val_loss": loss, **{f"val_{k}": v for k, v in logs.items()}}, batch_size=1,
+            sync_dist=self.trainer.world_size > 1,
+        )
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx): # loaders yield batches on the device already
         return batch
@@ -64,18 +73,23 @@ class _Lines(Callback):
     def on_train_epoch_end(self, trainer, task):
         epoch, every = trainer.current_epoch + 1, max(1, task.epochs // 20)
         if trainer.is_global_zero and (epoch % every == 0 or epoch == task.epochs):
-            losses = "  ".join(f"{k} {float(v):.5f}" for k, v in sorted(trainer.callback_metrics.items()) if k.endswith("loss"))
+            losses = "  ".join(
+                f"{k} {float(v):.5f}" for k, v in sorted(trainer.callback_metrics.items()) if k.endswith("loss")
+            )
             print(f"epoch {epoch}/{task.epochs}  {losses}", flush=True)
 
 class _Rate(Callback):
     "Samples a second over all epochs but the first, and the seconds spent."
     def __init__(self, global_batch): self.global_batch, self.samples, self.seconds = global_batch, 0, 0.
     def on_train_epoch_start(self, trainer, task):
-        if torch.cuda.is_available(): torch.cuda.synchronize()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.start, self.first = time.perf_counter(), getattr(self, "first", trainer.current_epoch)
     def on_train_epoch_end(self, trainer, task):
-        if trainer.current_epoch == self.first and task.epochs - self.first > 1: return
-        if torch.cuda.is_available(): torch.cuda.synchronize()
+        if trainer.current_epoch == self.first and task.epochs - self.first > 1:
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
         self.samples += self.global_batch * trainer.num_training_batches
     @property
@@ -108,14 +122,17 @@ class FitResult:
 def read_log(folder) -> pd.DataFrame: # a row an epoch: epoch, train_loss, val_loss ...
     "Training log of all starts of a run, one row an epoch, the latest start wins."
     paths = sorted(Path(folder).glob("log_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
-    if not paths: raise DataError(f"{folder}: no training log; the run has not trained an epoch")
+    if not paths:
+        raise DataError(f"{folder}: no training log; the run has not trained an epoch")
     log = pd.concat([pd.read_csv(p).groupby("epoch").last() for p in paths])
     return log[~log.index.duplicated(keep="last")].drop(columns="step").sort_index().reset_index()
 
 # %% ../nbs/05_training.ipynb #1498b38e
 def device() -> torch.device:
     "This process's device: its own GPU under torchrun, else the first GPU, else the CPU."
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 def _identity(model, loss, settings, key): # everything that shapes the weights
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
@@ -123,11 +140,17 @@ def _identity(model, loss, settings, key): # everything that shapes the weights
 
 def _notebook_text(f): # of a function that a notebook defines: the same in the script made of it
     f = f.func if isinstance(f, partial) else f
-    try: return inspect.getsource(f) if getattr(f, "__module__", "") == "__main__" else ""
-    except (OSError, TypeError): return "" # typed in by hand
+    try:
+        return inspect.getsource(f) if getattr(f, "__module__", "") == "__main__" else ""
+    except (OSError, TypeError):
+        return "" # typed in by hand
 
 def _describe(f): # optimiser or schedule, by name and arguments
-    return [getattr(f.func, "__name__", str(f.func)), f.keywords, [str(a) for a in f.args]] if isinstance(f, partial) else getattr(f, "__name__", repr(f))
+    return (
+        [getattr(f.func, "__name__", str(f.func)), f.keywords, [str(a) for a in f.args]]
+        if isinstance(f, partial)
+        else getattr(f, "__name__", repr(f))
+    )
 
 # %% ../nbs/05_training.ipynb #95840d79
 def fit(
@@ -137,16 +160,24 @@ def fit(
     folder,             # where checkpoint, log, weights.pt and finished.json go
     *, epochs: int, optimizer, # optimizer(parameters), e.g. partial(torch.optim.Adam, lr=1e-4)
     schedule=cosine,    # factor of the learning rate as a function of the share of training done
-    seed=0, ema=0., clip=0., # weight of the past in the moving average of the weights (0 = off); largest gradient norm (0 = off)
+    # weight of the past in the moving average of the weights (0 = off); largest gradient norm (0 = off)
+    seed=0, ema=0., clip=0.,
     make_val_loader=None, # as make_loader; its loss is logged as val_loss each epoch
     keep="last",        # weights of the "last" epoch, or of the "best", where val_loss was lowest
     compile=False,      # torch.compile the model
-    key=None            # further JSON values that identify the run: data fingerprints, augmentation, code (`source_hash`) that model and loss rest on ...
+    # further JSON values that identify the run: data fingerprints, augmentation, code (`source_hash`) that model and
+    # loss rest on ...
+    key=None
 ) -> FitResult:
     "Train, resume or find finished; `DataError` names the folder if the disk is full, and for a `keep` that cannot be."
-    if keep not in ("last", "best") or (keep == "best" and not make_val_loader): raise DataError(f"keep = {keep!r}: expected 'last', or 'best' with a make_val_loader")
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    settings = dict(epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip, keep=keep)
+    if keep not in ("last", "best") or (keep == "best" and not make_val_loader):
+        raise DataError(f"keep = {keep!r}: expected 'last', or 'best' with a make_val_loader")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = dict(
+        epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip,
+        keep=keep,
+    )
     identity = _identity(model, loss, settings, [key, *map(_notebook_text, (loss, make_loader, make_val_loader))])
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if (found := _finished(folder, identity)) is not None:
@@ -157,35 +188,57 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning") # advice on workers and folders that does not apply here
     task = Task(torch.compile(model) if compile else model, loss, optimizer, schedule, epochs=epochs, seed=seed)
-    trainer, rate = _trainer(folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None, best=keep == "best")
+    trainer, rate = _trainer(
+        folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None, best=keep == "best"
+    )
     clock = time.perf_counter()
     loaders = [_EpochLoader(f(rank, world, device()), task) if f else None for f in (make_loader, make_val_loader)]
     rate.global_batch = loaders[0].loader.batch_size * world
-    try: trainer.fit(task, *loaders, ckpt_path=str(folder/"last.ckpt") if same and (folder/"last.ckpt").exists() else None, weights_only=True)
+    try:
+        trainer.fit(
+            task, *loaders, ckpt_path=str(folder / "last.ckpt") if same and (folder / "last.ckpt").exists() else None,
+            weights_only=True,
+        )
     except OSError as e:
-        raise DataError(f"{folder}: training stopped, the checkpoint could not be written ({(e.strerror or str(e)).lower()}); free some space and start again, it resumes") from e
-    if trainer.interrupted: raise KeyboardInterrupt
-    result = FitResult(identity, "", world, epochs, trainer.global_step, before + time.perf_counter() - clock, rate.value, starts, epochs - 1, str(trainer.precision))
+        raise DataError(
+            f"{folder}: training stopped, the checkpoint could not be written ({(e.strerror or str(e)).lower()}); free some space and start again, it resumes"
+        ) from e
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    result = FitResult(
+        identity, "", world, epochs, trainer.global_step, before + time.perf_counter() - clock, rate.value, starts,
+        epochs - 1, str(trainer.precision),
+    )
     first_process_only()
     return _finish(folder, model, replace(result, kept=_load_best(folder, model)) if keep == "best" else result)
 
 # %% ../nbs/05_training.ipynb #b361477e
 def _finished(folder, identity): # FitResult of an equal run that has ended, or None
     path = folder/"finished.json"
-    if not path.exists() or not (folder/"weights.pt").exists(): return None
-    try: found = FitResult(**json.loads(path.read_text()))
-    except (ValueError, TypeError): return None # damaged, or of another version
-    if found.key != identity or file_sha256(folder/"weights.pt") != found.checkpoint: return None
+    if not path.exists() or not (folder/"weights.pt").exists():
+        return None
+    try:
+        found = FitResult(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return None # damaged, or of another version
+    if found.key != identity or file_sha256(folder/"weights.pt") != found.checkpoint:
+        return None
     return replace(found, trained_now=False)
 
-def _resume_point(folder, identity, rank): # (number of this start, seconds trained before, whether a checkpoint found here is of this run)
+# (number of this start, seconds trained before, whether a checkpoint found here is of this run)
+def _resume_point(folder, identity, rank):
     path = folder/"progress.json"
-    try: state = json.loads(path.read_text())
-    except (OSError, ValueError): state = {}
-    if rank > 0: return state.get("starts", 0), 0., state.get("key") == identity
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError):
+        state = {}
+    if rank > 0:
+        return state.get("starts", 0), 0., state.get("key") == identity
     if state.get("key") != identity:
-        for old in ("last.ckpt", "best.ckpt", "weights.pt", "finished.json"): (folder/old).unlink(missing_ok=True)
-        for log in folder.glob("log_*"): shutil.rmtree(log)
+        for old in ("last.ckpt", "best.ckpt", "weights.pt", "finished.json"):
+            (folder/old).unlink(missing_ok=True)
+        for log in folder.glob("log_*"):
+            shutil.rmtree(log)
         state = {}
     starts = state.get("starts", 0) + 1
     write_atomic(path, json.dumps(dict(key=identity, starts=starts, seconds=state.get("seconds", 0.))))
@@ -200,17 +253,26 @@ def _trainer(folder, starts, task, world, *, ema, clip, val, best):
     callbacks += [EMAWeightAveraging(decay=ema)] if ema else []
     callbacks += [_Lines()] if batch_mode() else [TQDMProgressBar(refresh_rate=10)]
     return L.Trainer(
-        default_root_dir=folder, max_epochs=task.epochs, callbacks=callbacks, logger=CSVLogger(folder, name="", version=f"log_{starts}", flush_logs_every_n_steps=1_000_000),
-        accelerator="gpu" if torch.cuda.is_available() else "cpu", devices=local if world > 1 else 1, num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if torch.cuda.is_available() else "32-true", gradient_clip_val=clip or None, use_distributed_sampler=False,
-        num_sanity_val_steps=0, limit_val_batches=None if val else 0, enable_model_summary=False, enable_progress_bar=not batch_mode(), log_every_n_steps=10**9), rate
+        default_root_dir=folder, max_epochs=task.epochs, callbacks=callbacks,
+        logger=CSVLogger(folder, name="", version=f"log_{starts}", flush_logs_every_n_steps=1_000_000),
+        accelerator="gpu" if torch.cuda.is_available() else "cpu", devices=local if world > 1 else 1,
+        num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if torch.cuda.is_available() else "32-true", gradient_clip_val=clip or None,
+        use_distributed_sampler=False, num_sanity_val_steps=0, limit_val_batches=None if val else 0,
+        enable_model_summary=False, enable_progress_bar=not batch_mode(), log_every_n_steps=10**9,
+    ), rate
 
 class _Seconds(Callback):
     "Keep the seconds trained so far, so that a killed run knows what it has cost."
     def __init__(self, folder): self.path = folder/"progress.json"
-    def on_train_start(self, trainer, task): self.clock, self.state = time.perf_counter(), json.loads(self.path.read_text())
+    def on_train_start(self, trainer, task):
+        self.clock, self.state = time.perf_counter(), json.loads(self.path.read_text())
     def on_train_epoch_end(self, trainer, task):
-        if trainer.is_global_zero: write_atomic(self.path, json.dumps({**self.state, "seconds": self.state["seconds"] + time.perf_counter() - self.clock}))
+        if trainer.is_global_zero:
+            write_atomic(
+                self.path,
+                json.dumps({**self.state, "seconds": self.state["seconds"] + time.perf_counter() - self.clock}),
+            )
 
 # %% ../nbs/05_training.ipynb #6d95ab13
 def first_process_only():
@@ -218,17 +280,25 @@ def first_process_only():
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    if int(os.environ.get("RANK", 0)) > 0: sys.exit(0)
+    if int(os.environ.get("RANK", 0)) > 0:
+        sys.exit(0)
 
 def _load_best(folder, model): # -> epoch
     best = torch.load(folder/"best.ckpt", map_location="cpu", weights_only=True)
-    model.load_state_dict({k.removeprefix("model.").removeprefix("_orig_mod."): v for k, v in best["state_dict"].items()})
+    model.load_state_dict(
+        {k.removeprefix("model.").removeprefix("_orig_mod."): v for k, v in best["state_dict"].items()}
+    )
     return best["epoch"]
 
 def _finish(folder, model, result): # weights first, then the file that says so; the resume point is no longer needed
-    weights = io.BytesIO(); torch.save({k: v.cpu() for k, v in model.state_dict().items()}, weights)
+    weights = io.BytesIO()
+    torch.save({k: v.cpu() for k, v in model.state_dict().items()}, weights)
     write_atomic(folder/"weights.pt", weights.getvalue())
-    result = replace(result, checkpoint=file_sha256(folder/"weights.pt"), seconds=round(result.seconds, 2), rate=round(result.rate, 1))
+    result = replace(
+        result, checkpoint=file_sha256(folder / "weights.pt"), seconds=round(result.seconds, 2),
+        rate=round(result.rate, 1),
+    )
     write_atomic(folder/"finished.json", json.dumps(asdict(result), indent=1, sort_keys=True) + "\n")
-    for over in ("last.ckpt", "best.ckpt"): (folder/over).unlink(missing_ok=True)
+    for over in ("last.ckpt", "best.ckpt"):
+        (folder/over).unlink(missing_ok=True)
     return result

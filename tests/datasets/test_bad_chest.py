@@ -3,23 +3,35 @@ import subprocess, sys
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from conftest import says
-from thesis_lib.report import audit_duplicates, audit_splits, check_against, check_table, load_published, near_duplicates, source_auc, source_confounds, thumbnails
+from thesis_lib.report import (
+    audit_duplicates, audit_splits, check_against, check_table, load_published, near_duplicates, source_auc,
+    source_confounds, thumbnails,
+)
 from thesis_lib.datasets.nih import COHEN, COVERED, KERMANY, NIH, convert_cohen, load_nih, relabel
 from thesis_lib.schemas import CLASSES, HEALTHY, read_radiograph, region_mask
 
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Frontal", "Dataset")
-ROWS = [(f"{p}_{i}.png", ("No Finding", "Effusion|Mass", "Pneumonia")[(p + i) % 3], f"n{p}", "1", NIH) for p in range(12) for i in range(2)] \
-     + [(f"c{p}.png", ("COVID-19|Pneumonia", "Pneumonia")[p % 2], f"c{p}", "1", COHEN) for p in range(12)] + [("k0.png", "No Finding", "k0", "1", KERMANY), ("lateral.png", "COVID-19", "c1", "0", COHEN)]
+ROWS = (
+    [
+        (f"{p}_{i}.png", ("No Finding", "Effusion|Mass", "Pneumonia")[(p + i) % 3], f"n{p}", "1", NIH)
+        for p in range(12)
+        for i in range(2)
+    ]
+    + [(f"c{p}.png", ("COVID-19|Pneumonia", "Pneumonia")[p % 2], f"c{p}", "1", COHEN) for p in range(12)]
+    + [("k0.png", "No Finding", "k0", "1", KERMANY), ("lateral.png", "COVID-19", "c1", "0", COHEN)]
+)
 
 
 @pytest.fixture
 def made(tmp_path):
     "A folder in NIH layout; returns (folder, a function that writes its CSV with some cells changed)."
     (tmp_path/"images").mkdir()
-    for i, row in enumerate(ROWS): Image.fromarray(np.random.default_rng(i).integers(0, 255, (32, 32), np.uint8)).save(tmp_path/"images"/row[0])
+    for i, row in enumerate(ROWS):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (32, 32), np.uint8)).save(tmp_path/"images"/row[0])
     def write(change=(), columns=COLUMNS, rows=ROWS): # change: {(row, column): text}
         frame = pd.DataFrame(rows, columns=COLUMNS)
-        for (row, column), text in dict(change).items(): frame.loc[row, column] = text
+        for (row, column), text in dict(change).items():
+            frame.loc[row, column] = text
         frame[[c for c in columns if c in frame]].to_csv(tmp_path/"Data_Entry.csv", index=False)
         return tmp_path
     write()
@@ -31,10 +43,14 @@ def made(tmp_path):
 def test_good_data_is_accepted(made):
     folder, _ = made
     both = [load_nih(s, folder, validation=.4) for s in ("train", "val")]
-    assert sum(map(len, both)) == len(ROWS) - 1 and not set(both[0].patients) & set(both[1].patients) # the lateral radiograph is left out
+    # the lateral radiograph is left out
+    assert sum(map(len, both)) == len(ROWS) - 1 and not set(both[0].patients) & set(both[1].patients)
     for chest in both:
         y = chest.labels["original"]
-        assert np.array_equal(np.isnan(y).any(1), chest.sources != NIH) and not np.isnan(y[:, [CLASSES.index("COVID-19"), HEALTHY]]).any()
+        assert (
+            np.array_equal(np.isnan(y).any(1), chest.sources != NIH)
+            and not np.isnan(y[:, [CLASSES.index("COVID-19"), HEALTHY]]).any()
+        )
     assert [load_nih(s, folder, validation=.4).fingerprint for s in ("train", "val")] == [s.fingerprint for s in both]
 
 @pytest.mark.parametrize("row, column, text, parts", [
@@ -53,13 +69,17 @@ def test_good_data_is_accepted(made):
 def test_bad_row(made, row, column, text, parts):
     folder, write = made
     write({(row, column): text})
-    for split in ("train", "val"): says(lambda: load_nih(split, folder), "Data_Entry.csv", *parts) # also where the row is of the other split
+    for split in ("train", "val"):
+        says(lambda: load_nih(split, folder), "Data_Entry.csv", *parts) # also where the row is of the other split
 
 @pytest.mark.parametrize("column", ["Image Index", "Finding Labels", "Patient ID"])
 def test_missing_column(made, column):
     folder, write = made
     write(columns=[c for c in COLUMNS if c != column])
-    says(lambda: load_nih("train", folder), "Data_Entry.csv", f'has no column "{column}"', "expected Image Index, Finding Labels, Patient ID")
+    says(
+        lambda: load_nih("train", folder), "Data_Entry.csv", f'has no column "{column}"',
+        "expected Image Index, Finding Labels, Patient ID",
+    )
 
 @pytest.mark.parametrize("content, part", [(b"", "the file is empty"), (b"Image Index,Finding Labels,Patient ID\n", "a header and no rows"), (b'Image Index,"Finding', "cannot be read as CSV"), (b"\xff\xfe\x00\x81", "cannot be read as CSV")])
 def test_empty_or_damaged_csv(made, content, part):
@@ -71,13 +91,17 @@ def test_byte_order_mark_and_short_rows(made):
     folder, write = made
     whole = len(load_nih("train", folder))
     text = (folder/"Data_Entry.csv").read_text()
-    (folder/"Data_Entry.csv").write_text("\ufeff" + text); assert len(load_nih("train", folder)) == whole
-    (folder/"Data_Entry.csv").write_text(text.replace(f"0_1.png,Effusion|Mass,n0,1,{NIH}", "0_1.png,Effusion|Mass")); says(lambda: load_nih("train", folder), "line 3", '"Patient ID" is empty')
+    (folder/"Data_Entry.csv").write_text("\ufeff" + text)
+    assert len(load_nih("train", folder)) == whole
+    (folder/"Data_Entry.csv").write_text(text.replace(f"0_1.png,Effusion|Mass,n0,1,{NIH}", "0_1.png,Effusion|Mass"))
+    says(lambda: load_nih("train", folder), "line 3", '"Patient ID" is empty')
 
 def test_no_csv_two_csvs_unknown_split(made, tmp_path):
     folder, _ = made
-    says(lambda: load_nih("test", folder), "split 'test'", "train or val"); says(lambda: load_nih("val", folder, validation=1.), "validation 1.0", "between 0 and 1")
-    (folder/"Data_Entry_2017.csv").write_text("x"); says(lambda: load_nih("val", folder), "2 such files (Data_Entry.csv, Data_Entry_2017.csv)", "expected one")
+    says(lambda: load_nih("test", folder), "split 'test'", "train or val")
+    says(lambda: load_nih("val", folder, validation=1.), "validation 1.0", "between 0 and 1")
+    (folder/"Data_Entry_2017.csv").write_text("x")
+    says(lambda: load_nih("val", folder), "2 such files (Data_Entry.csv, Data_Entry_2017.csv)", "expected one")
     assert len(load_nih("val", folder, csv="Data_Entry.csv"))
     says(lambda: load_nih("val", tmp_path/"nowhere"), "Data_Entry*.csv", "0 such files", "data/README.md")
 
@@ -86,7 +110,9 @@ def test_a_source_of_ones_own(made):
     write({(7, "Dataset"): "my hospital"})
     own = [load_nih(s, folder, covered={**COVERED, "my hospital": ("Pneumonia",)}) for s in ("train", "val")]
     row = np.concatenate([s.labels["original"][s.sources == "my hospital"] for s in own])
-    assert row.shape == (1, 16) and np.isnan(row).sum() == 15 - (ROWS[7][1].count("|") + 1 - ("Pneumonia" in ROWS[7][1]))
+    assert row.shape == (1, 16) and np.isnan(row).sum() == 15 - (
+        ROWS[7][1].count("|") + 1 - ("Pneumonia" in ROWS[7][1])
+    )
 
 
 # ---- radiographs, splits, boxes
@@ -95,23 +121,37 @@ def test_radiograph_missing_or_broken(made):
     folder, _ = made
     (folder/"images/3_0.png").write_bytes((folder/"images/3_0.png").read_bytes()[:200])
     both = [load_nih(s, folder) for s in ("train", "val")] # files are looked for here, and decoded by the store
-    broken = next(p for s in both for p in s.paths if p.name == "3_0.png"); says(lambda: read_radiograph(broken), "3_0.png", "cannot be decoded")
+    broken = next(p for s in both for p in s.paths if p.name == "3_0.png")
+    says(lambda: read_radiograph(broken), "3_0.png", "cannot be decoded")
     side = next(s.split for s in both if broken in s.paths)
-    broken.unlink(); says(lambda: load_nih(side, folder), "3_0.png", "the image file is missing", "with 0 more of the")
+    broken.unlink()
+    says(lambda: load_nih(side, folder), "3_0.png", "the image file is missing", "with 0 more of the")
 
 @pytest.mark.parametrize("kind", ["RGB", "P", "RGBA", "LA", "I;16"])
 def test_radiographs_that_are_not_grey(tmp_path, kind):
-    ramp = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(48, 0); grey = Image.fromarray(ramp)
-    (Image.fromarray(ramp.astype(np.uint16)*257) if kind == "I;16" else grey.convert("RGB").quantize(256) if kind == "P" else grey.convert(kind)).save(tmp_path/"x.png")
+    ramp = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(48, 0)
+    grey = Image.fromarray(ramp)
+    (
+        Image.fromarray(ramp.astype(np.uint16) * 257)
+        if kind == "I;16"
+        else grey.convert("RGB").quantize(256)
+        if kind == "P"
+        else grey.convert(kind)
+    ).save(tmp_path / "x.png")
     radiograph = read_radiograph(tmp_path/"x.png", (64, 48))
-    assert radiograph.shape == (48, 64) and radiograph.dtype == np.uint8 and np.abs(radiograph.astype(int) - ramp).max() <= 2
+    assert (
+        radiograph.shape == (48, 64)
+        and radiograph.dtype == np.uint8
+        and np.abs(radiograph.astype(int) - ramp).max() <= 2
+    )
 
 @pytest.fixture
 def listed(made):
     folder, _ = made
     images = {"train": [r[0] for r in ROWS[:16]], "val": [r[0] for r in ROWS[16:24]]}
     def write(train=images["train"], val=images["val"]):
-        (folder/"train_val_list.txt").write_text("\n".join(train)); (folder/"test_list.txt").write_text("\n".join(val) + "\n")
+        (folder/"train_val_list.txt").write_text("\n".join(train))
+        (folder/"test_list.txt").write_text("\n".join(val) + "\n")
     write()
     return folder, images, write
 
@@ -119,22 +159,31 @@ def test_official_lists(listed):
     folder, images, _ = listed
     for split in images:
         chest = load_nih(split, folder)
-        assert [p.name for p, s in zip(chest.paths, chest.sources) if s == NIH] == images[split] and "The official split; patients it does not name" in " ".join(chest.notes)
+        assert [p.name for p, s in zip(chest.paths, chest.sources) if s == NIH] == images[
+            split
+        ] and "The official split; patients it does not name" in " ".join(chest.notes)
 
 def test_patient_or_image_on_both_sides(listed):
     folder, images, write = listed
     write(train=images["train"][:-1], val=[images["train"][-1], *images["val"]])
-    says(lambda: load_nih("val", folder), "Data_Entry.csv", "patient n7 is on both sides of the official split (7_0.png, 7_1.png)")
-    write(val=[images["train"][-1], *images["val"]]); says(lambda: load_nih("val", folder), "test_list.txt", "7_1.png is in train_val_list.txt too")
-    (folder/"train_val_list.txt").unlink(); says(lambda: load_nih("val", folder), "test_list.txt", "the other official list is missing")
+    says(
+        lambda: load_nih("val", folder), "Data_Entry.csv",
+        "patient n7 is on both sides of the official split (7_0.png, 7_1.png)",
+    )
+    write(val=[images["train"][-1], *images["val"]])
+    says(lambda: load_nih("val", folder), "test_list.txt", "7_1.png is in train_val_list.txt too")
+    (folder/"train_val_list.txt").unlink()
+    says(lambda: load_nih("val", folder), "test_list.txt", "the other official list is missing")
 
 def test_copied_radiographs_stay_together(made):
     folder, _ = made
-    (folder/"near_duplicates.csv").write_text("a,b\n" + "".join(f"{i}_0.png,{i + 1}_1.png\n" for i in range(11))) # a chain: all of them one person
+    # a chain: all of them one person
+    (folder/"near_duplicates.csv").write_text("a,b\n" + "".join(f"{i}_0.png,{i + 1}_1.png\n" for i in range(11)))
     for v in (.35, .5, .65):
         sides = [set(load_nih(s, folder, validation=v).patients) for s in ("train", "val")]
         assert {len([p for p in side if p[0] == "n"]) for side in sides} == {0, 12}
-    (folder/"near_duplicates.csv").write_text("x,y\n1,2\n"); says(lambda: load_nih("val", folder), "near_duplicates.csv", 'has no column "a"')
+    (folder/"near_duplicates.csv").write_text("x,y\n1,2\n")
+    says(lambda: load_nih("val", folder), "near_duplicates.csv", 'has no column "a"')
 
 HEAD = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
 
@@ -142,14 +191,22 @@ HEAD = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
                                          ("2_0.png,Mass,1,2,0,4,,,", ["line 2", "above 0"]), ("2_0.png,Mess,1,2,3,4,,,", ["line 2", "unknown finding 'Mess'", "did you mean 'Mass'?"])])
 def test_bad_boxes(made, line, parts):
     folder, _ = made
-    (folder/"BBox_List_2017.csv").write_text(HEAD + line + "\n"); says(lambda: load_nih("val", folder), "BBox_List_2017.csv", *parts)
+    (folder/"BBox_List_2017.csv").write_text(HEAD + line + "\n")
+    says(lambda: load_nih("val", folder), "BBox_List_2017.csv", *parts)
 
 def test_boxes_are_scaled_to_the_radiograph_and_go_to_validation(made):
     folder, _ = made
-    (folder/"BBox_List_2017.csv").write_text(HEAD + "2_0.png,Infiltrate,512.0,256.0,256.0,128.0,,,\nelsewhere.png,Mass,1,2,3,4,,,\n")
+    (folder / "BBox_List_2017.csv").write_text(
+        HEAD + "2_0.png,Infiltrate,512.0,256.0,256.0,128.0,,,\nelsewhere.png,Mass,1,2,3,4,,,\n"
+    )
     train, val = (load_nih(s, folder, validation=.01) for s in ("train", "val"))
     region, = val.regions
-    assert val.paths[region.image].name == "2_0.png" and region.box == (16., 8., 8., 4.) and region.finding == "Infiltration" and not train.regions
+    assert (
+        val.paths[region.image].name == "2_0.png"
+        and region.box == (16.0, 8.0, 8.0, 4.0)
+        and region.finding == "Infiltration"
+        and not train.regions
+    )
     assert region_mask(region, (32, 32)).sum() == 32
 
 
@@ -157,33 +214,65 @@ def test_boxes_are_scaled_to_the_radiograph_and_go_to_validation(made):
 
 def test_relabelling(made):
     folder, _ = made
-    chest = load_nih("train", folder, validation=.1); radiograph, other = chest.paths[0].name, chest.paths[1].name
+    chest = load_nih("train", folder, validation=.1)
+    radiograph, other = chest.paths[0].name, chest.paths[1].name
     again = folder/"again.csv"
     def write(*lines, head="Image Index,Finding Labels"): again.write_text("\n".join([head, *lines]))
     write(f"{radiograph},Edema|COVID-19", f"{other},No Finding", "not_mine.png,Mass")
     two = relabel(chest, again)
-    assert [CLASSES[i] for i in np.flatnonzero(two.labels["relabelled"][0] == 1)] == ["Edema", "COVID-19"] and not np.isnan(two.labels["relabelled"][:2]).any()
-    assert np.array_equal(two.labels["relabelled"][2:], chest.labels["original"][2:], equal_nan=True) and "2 of" in two.notes[-1] and list(two.labels) == ["original", "relabelled"]
-    for lines, parts in (([f"{radiograph},Oedema"], ["line 2", "unknown finding 'Oedema'"]), ([f"{radiograph},Mass", f"{radiograph},Edema"], ["line 3", "stands on line 2 already"]),
-                         (["not_mine.png,Mass"], ["names no radiograph of nih/train"]), ([f"{radiograph},"], ["line 2", "no finding is given"]), ([], ["a header and no rows"])):
-        write(*lines); says(lambda: relabel(chest, again), "again.csv", *parts)
-    write(f"{radiograph},Mass", head="Image Index,Label"); says(lambda: relabel(chest, again), 'has no column "Finding Labels"')
-    write(f"{radiograph},Mass"); says(lambda: relabel(chest, again, classes=["Gout"]), "unknown finding 'Gout'"); says(lambda: relabel(chest, again, base="later"), "no labels named 'later'")
+    assert [CLASSES[i] for i in np.flatnonzero(two.labels["relabelled"][0] == 1)] == [
+        "Edema", "COVID-19",
+    ] and not np.isnan(two.labels["relabelled"][:2]).any()
+    assert (
+        np.array_equal(two.labels["relabelled"][2:], chest.labels["original"][2:], equal_nan=True)
+        and "2 of" in two.notes[-1]
+        and list(two.labels) == ["original", "relabelled"]
+    )
+    for lines, parts in (
+        ([f"{radiograph},Oedema"], ["line 2", "unknown finding 'Oedema'"]),
+        ([f"{radiograph},Mass", f"{radiograph},Edema"], ["line 3", "stands on line 2 already"]),
+        (["not_mine.png,Mass"], ["names no radiograph of nih/train"]),
+        ([f"{radiograph},"], ["line 2", "no finding is given"]), ([], ["a header and no rows"]),
+    ):
+        write(*lines)
+        says(lambda: relabel(chest, again), "again.csv", *parts)
+    write(f"{radiograph},Mass", head="Image Index,Label")
+    says(lambda: relabel(chest, again), 'has no column "Finding Labels"')
+    write(f"{radiograph},Mass")
+    says(lambda: relabel(chest, again, classes=["Gout"]), "unknown finding 'Gout'")
+    says(lambda: relabel(chest, again, base="later"), "no labels named 'later'")
 
 def test_convert_cohen(tmp_path):
-    head, row = "patientid,finding,view,modality,folder,filename,license,url", "{},{},PA,X-ray,images,{}.png,CC BY,https://example.org"
+    head, row = (
+        "patientid,finding,view,modality,folder,filename,license,url",
+        "{},{},PA,X-ray,images,{}.png,CC BY,https://example.org",
+    )
     def write(*rows, head=head): (tmp_path/"metadata.csv").write_text("\n".join([head, *rows]))
     says(lambda: convert_cohen(tmp_path), "metadata.csv: no such file")
-    write("1,x", head="Patientid,finding"); says(lambda: convert_cohen(tmp_path), 'has no column "patientid"')
-    write(row.format(1, "todo", "a"), row.format(2, "Unknown", "b")); says(lambda: convert_cohen(tmp_path), "no row is a radiograph with a finding")
-    write(*(row.format(i, finding, i) for i, finding in enumerate(("Pneumonia/Viral/COVID-19", "Pneumonia/Aspiration", "No Finding", "Gout"))))
-    convert_cohen(tmp_path); says(lambda: load_nih("val", tmp_path), "Data_Entry.csv, line 5: unknown finding 'Gout'")
+    write("1,x", head="Patientid,finding")
+    says(lambda: convert_cohen(tmp_path), 'has no column "patientid"')
+    write(row.format(1, "todo", "a"), row.format(2, "Unknown", "b"))
+    says(lambda: convert_cohen(tmp_path), "no row is a radiograph with a finding")
+    write(
+        *(
+            row.format(i, finding, i)
+            for i, finding in enumerate(("Pneumonia/Viral/COVID-19", "Pneumonia/Aspiration", "No Finding", "Gout"))
+        )
+    )
+    convert_cohen(tmp_path)
+    says(lambda: load_nih("val", tmp_path), "Data_Entry.csv, line 5: unknown finding 'Gout'")
 
 def test_command_ends_with_the_sentence_and_a_code(made):
     folder, write = made
     write({(3, "Finding Labels"): "Mas"})
-    done = subprocess.run([sys.executable, "-c", f"from thesis_lib.datasets.nih import load_nih; load_nih('val', {str(folder)!r})"], capture_output=True, text=True)
-    assert done.returncode != 0 and "line 5: unknown finding 'Mas'; did you mean 'Mass'?" in done.stderr.strip().splitlines()[-1]
+    done = subprocess.run(
+        [sys.executable, "-c", f"from thesis_lib.datasets.nih import load_nih; load_nih('val', {str(folder)!r})"],
+        capture_output=True, text=True,
+    )
+    assert (
+        done.returncode != 0
+        and "line 5: unknown finding 'Mas'; did you mean 'Mass'?" in done.stderr.strip().splitlines()[-1]
+    )
 
 
 # ---- the auditor
@@ -195,16 +284,33 @@ def numbers(name): # rows x columns of a published table
 
 def test_table3_as_printed():
     table = numbers("flexible_heads_table3")
-    assert table.shape == (18, 6) and list(table.index[:16]) == list(CLASSES) and table.notna().sum().tolist() == [15]*4 + [18]*2
+    assert (
+        table.shape == (18, 6)
+        and list(table.index[:16]) == list(CLASSES)
+        and table.notna().sum().tolist() == [15] * 4 + [18] * 2
+    )
     found = check_table(table, {"Average-14": CLASSES[:14], "Average": CLASSES}, where="Table 3")
     assert [(f.where, round(f.evidence["printed"], 3), round(f.evidence["claimed"], 4)) for f in found] == [
-        ("Table 3, Original", .834, .8296), ("Table 3, Relabeled", .915, .9099), ("Table 3, Original", .841, .834), ("Table 3, Relabeled", .916, .9131)]
-    for f, words in zip(found, ("all 16 rows", "without Consolidation or the 15 rows without Nodule", "the 15 rows without Healthy, which explains", "the 15 rows without Healthy, which explains")): assert words in f.what
+        ("Table 3, Original", 0.834, 0.8296), ("Table 3, Relabeled", 0.915, 0.9099),
+        ("Table 3, Original", 0.841, 0.834), ("Table 3, Relabeled", 0.916, 0.9131),
+    ]
+    for f, words in zip(
+        found,
+        (
+            "all 16 rows", "without Consolidation or the 15 rows without Nodule",
+            "the 15 rows without Healthy, which explains", "the 15 rows without Healthy, which explains",
+        ),
+    ):
+        assert words in f.what
 
 def test_swapped_rows_of_table3():
     found = check_against(numbers("flexible_heads_table3"), numbers("chestxray14_references"), where="Table 3")
-    assert {f.where: sorted(set(f.evidence) - {"spreads"}) for f in found if f.kind == "rows swapped"} == {f"Table 3, {c}": ["Pneumonia", "Pneumothorax"] for c in ("CheXNeXt", "CRAL", "TSNC")}
-    assert {f.where[9:] for f in found if f.kind == "row out of line" and "Pneumonia" in f.evidence} == {"DR-CNN", "Original", "Relabeled"}
+    assert {f.where: sorted(set(f.evidence) - {"spreads"}) for f in found if f.kind == "rows swapped"} == {
+        f"Table 3, {c}": ["Pneumonia", "Pneumothorax"] for c in ("CheXNeXt", "CRAL", "TSNC")
+    }
+    assert {f.where[9:] for f in found if f.kind == "row out of line" and "Pneumonia" in f.evidence} == {
+        "DR-CNN", "Original", "Relabeled",
+    }
 
 @pytest.mark.parametrize("a, b", [("Pneumonia", "Hernia"), ("Emphysema", "Infiltration")])
 def test_a_swap_is_found_and_good_columns_are_left_alone(a, b):
@@ -212,30 +318,42 @@ def test_a_swap_is_found_and_good_columns_are_left_alone(a, b):
     for paper in literature:
         rest, column = literature.drop(columns=paper), literature[[paper]]
         assert not [f for f in check_against(column, rest) if f.kind == "rows swapped"]
-    column = literature[["CheXNet 2017"]].copy(); column.loc[[a, b]] = column.loc[[b, a]].to_numpy()
+    column = literature[["CheXNet 2017"]].copy()
+    column.loc[[a, b]] = column.loc[[b, a]].to_numpy()
     found = [f for f in check_against(column, literature.drop(columns="CheXNet 2017")) if f.kind == "rows swapped"]
     assert [set(f.evidence) - {"spreads"} for f in found] == [{a, b}]
 
 def test_source_auc_is_the_auc_of_the_frequency():
     sklearn = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0); sources = rng.choice(list("abcd"), 300); y = (rng.random(300) < np.array([.1, .5, .2, .9])[["abcd".index(s) for s in sources]]).astype(float); y[:40] = np.nan
-    rate = pd.Series(y).groupby(sources).transform("mean"); known = ~np.isnan(y)
+    rng = np.random.default_rng(0)
+    sources = rng.choice(list("abcd"), 300)
+    y = (rng.random(300) < np.array([.1, .5, .2, .9])[["abcd".index(s) for s in sources]]).astype(float)
+    y[:40] = np.nan
+    rate = pd.Series(y).groupby(sources).transform("mean")
+    known = ~np.isnan(y)
     assert source_auc(y, sources)[0] == pytest.approx(sklearn.roc_auc_score(y[known], rate[known]))
-    for constant in (0., 1., np.nan): assert np.isnan(source_auc(np.full(300, constant), sources)).all()
+    for constant in (0., 1., np.nan):
+        assert np.isnan(source_auc(np.full(300, constant), sources)).all()
     assert source_confounds(np.full((300, 1), np.nan), sources, ["Mass"]) == []
 
 def test_duplicates_across_the_split_are_found(made):
     folder, _ = made
     train, val = (load_nih(s, folder, validation=.4) for s in ("train", "val"))
-    Image.open(train.paths[0]).resize((64, 64), Image.BILINEAR).save(val.paths[0]) # a training radiograph, enlarged, in the place of a validation radiograph
+    # a training radiograph, enlarged, in the place of a validation radiograph
+    Image.open(train.paths[0]).resize((64, 64), Image.BILINEAR).save(val.paths[0])
     pairs, correlation = near_duplicates(thumbnails([*train.paths, *val.paths], read=read_radiograph), block=7)
     assert pairs.tolist() == [[0, len(train)]]
-    found = audit_duplicates(pairs, correlation, [*train.patients, *val.patients], side=["train"]*len(train) + ["val"]*len(val))
-    assert [f.kind for f in found] == ["near duplicates across the split", "near duplicates"] and audit_splits(train, val) == []
+    found = audit_duplicates(
+        pairs, correlation, [*train.patients, *val.patients], side=["train"] * len(train) + ["val"] * len(val)
+    )
+    assert [f.kind for f in found] == ["near duplicates across the split", "near duplicates"] and audit_splits(
+        train, val
+    ) == []
 
 def test_bad_input_of_the_auditor():
     table = pd.DataFrame({"x": [.5, .6, .55]}, index=["a", "b", "mean"])
-    says(lambda: check_table(table, {"average": ["a", "b"]}), "has no row 'average'"); says(lambda: check_table(table, {"mean": ["a", "c"]}), "has no row 'c'")
+    says(lambda: check_table(table, {"average": ["a", "b"]}), "has no row 'average'")
+    says(lambda: check_table(table, {"mean": ["a", "c"]}), "has no row 'c'")
     says(lambda: check_against(table, table), "3 rows and 1 references in common")
     says(lambda: thumbnails([]), "no radiograph was given")
     assert check_table(table, {"mean": ["a", "b"]}) == []

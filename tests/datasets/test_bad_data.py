@@ -14,16 +14,29 @@ from thesis_lib.skeletons import COCO17
 
 def person(id, image_id, **change):
     keypoints = np.stack([np.linspace(10, 50, 17), np.linspace(5, 55, 17), np.full(17, 2)], -1)
-    return dict(id=id, image_id=image_id, category_id=1, iscrowd=0, keypoints=keypoints.ravel().tolist(), num_keypoints=17, bbox=[8., 4., 45., 55.], area=1500.) | change
+    return (
+        dict(
+            id=id, image_id=image_id, category_id=1, iscrowd=0, keypoints=keypoints.ravel().tolist(), num_keypoints=17,
+            bbox=[8.0, 4.0, 45.0, 55.0], area=1500.0,
+        )
+        | change
+    )
 
 
 @pytest.fixture
 def made(tmp_path):
     "A folder in COCO's layout with three images; returns (folder, its annotations, a function that writes them)."
-    (tmp_path/"val2017").mkdir(); (tmp_path/"annotations").mkdir()
-    for i in (1, 2, 3): Image.fromarray(np.random.default_rng(i).integers(0, 255, (60, 64, 3), np.uint8)).save(tmp_path/f"val2017/{i:012d}.jpg")
-    content = dict(images=[dict(id=i, file_name=f"{i:012d}.jpg", width=64, height=60) for i in (1, 2, 3)], annotations=[person(11, 1), person(12, 2), person(13, 3)],
-                   categories=[dict(id=1, name="person", keypoints=list(COCO17.joints))])
+    (tmp_path/"val2017").mkdir()
+    (tmp_path/"annotations").mkdir()
+    for i in (1, 2, 3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (60, 64, 3), np.uint8)).save(
+            tmp_path / f"val2017/{i:012d}.jpg"
+        )
+    content = dict(
+        images=[dict(id=i, file_name=f"{i:012d}.jpg", width=64, height=60) for i in (1, 2, 3)],
+        annotations=[person(11, 1), person(12, 2), person(13, 3)],
+        categories=[dict(id=1, name="person", keypoints=list(COCO17.joints))],
+    )
     def write(content=content): (tmp_path/"annotations/person_keypoints_val2017.json").write_text(json.dumps(content))
     write()
     return tmp_path, content, write
@@ -33,7 +46,11 @@ def made(tmp_path):
 
 def test_good_data_is_accepted(made):
     folder, content, write = made
-    content["annotations"] += [person(14, 1, keypoints=[0]*51, num_keypoints=0, bbox=[1, 1, 0, 0], area=0), person(15, 2, keypoints=[0]*51, num_keypoints=0, iscrowd=1)] # both are legal COCO
+    # both are legal COCO
+    content["annotations"] += [
+        person(14, 1, keypoints=[0] * 51, num_keypoints=0, bbox=[1, 1, 0, 0], area=0),
+        person(15, 2, keypoints=[0] * 51, num_keypoints=0, iscrowd=1),
+    ]
     write()
     assert [b["ann_id"] for b in person_boxes(load_coco("val", folder=folder))] == [11, 12, 13]
 
@@ -51,13 +68,15 @@ def test_good_data_is_accepted(made):
 ])
 def test_bad_annotation(made, change, parts):
     folder, content, write = made
-    content["annotations"][1].update(change); write()
+    content["annotations"][1].update(change)
+    write()
     says(lambda: load_coco("val", folder=folder), "person_keypoints_val2017.json", *parts)
 
 @pytest.mark.parametrize("field", ["keypoints", "num_keypoints", "bbox", "area", "iscrowd", "image_id", "category_id", "id"])
 def test_annotation_without_a_field(made, field):
     folder, content, write = made
-    del content["annotations"][1][field]; write()
+    del content["annotations"][1][field]
+    write()
     says(lambda: load_coco("val", folder=folder), "person_keypoints_val2017.json", f'has no "{field}"')
 
 @pytest.mark.parametrize("change, part", [
@@ -65,12 +84,14 @@ def test_annotation_without_a_field(made, field):
 ])
 def test_bad_image_entry(made, change, part):
     folder, content, write = made
-    content["images"][2].update(change); write()
+    content["images"][2].update(change)
+    write()
     says(lambda: load_coco("val", folder=folder), "person_keypoints_val2017.json", part)
 
 def test_other_joint_order(made):
     folder, content, write = made
-    content["categories"][0]["keypoints"] = list(COCO17.joints[::-1]); write()
+    content["categories"][0]["keypoints"] = list(COCO17.joints[::-1])
+    write()
     says(lambda: load_coco("val", folder=folder), "lists the joints right_ankle", "coco17")
 
 @pytest.mark.parametrize("text, part", [("", "the file is empty"), ("{}", "holds nothing"), ("[]", "holds nothing"), ('{"images": [{"id": 1', "not valid JSON"), ('{"images": []}', '"images" is missing or empty'),
@@ -83,14 +104,23 @@ def test_empty_or_cut_json(made, text, part):
 def test_json_missing_or_binary(made):
     folder, _, _ = made
     path = folder/"annotations/person_keypoints_val2017.json"
-    path.write_bytes(b"\xff\xfe\x00\x81"); says(lambda: load_coco("val", folder=folder), path.name, "not UTF-8")
-    path.unlink(); says(lambda: load_coco("val", folder=folder), path.name, "download_coco()")
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    says(lambda: load_coco("val", folder=folder), path.name, "not UTF-8")
+    path.unlink()
+    says(lambda: load_coco("val", folder=folder), path.name, "download_coco()")
     says(lambda: load_json(folder), "cannot be read")
 
 def test_command_ends_with_the_sentence_and_a_code(made):
     folder, content, write = made
-    content["annotations"][0]["bbox"] = [0, 0, 0, 0]; write()
-    done = subprocess.run([sys.executable, "-c", f"from thesis_lib.datasets.coco import load_coco; load_coco('val', folder={str(folder)!r})"], capture_output=True, text=True)
+    content["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    write()
+    done = subprocess.run(
+        [
+            sys.executable, "-c",
+            f"from thesis_lib.datasets.coco import load_coco; load_coco('val', folder={str(folder)!r})",
+        ],
+        capture_output=True, text=True,
+    )
     assert done.returncode != 0 and 'annotation 11: "bbox" is [0, 0, 0, 0]' in done.stderr.strip().splitlines()[-1]
 
 
@@ -105,9 +135,13 @@ def test_image_missing(made):
 @pytest.mark.parametrize("lost", [1, 2, 10, .01, .5, .99])
 def test_truncated_jpeg(made, lost, progressive):
     folder, _, _ = made
-    buffer = io.BytesIO(); Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(buffer, "JPEG", progressive=progressive)
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(
+        buffer, "JPEG", progressive=progressive
+    )
     whole, path = buffer.getvalue(), folder/"cut.jpg"
-    path.write_bytes(whole); assert read_image(path, (120, 90)).shape == (90, 120, 3)
+    path.write_bytes(whole)
+    assert read_image(path, (120, 90)).shape == (90, 120, 3)
     path.write_bytes(whole[:-lost] if isinstance(lost, int) else whole[:int(len(whole)*(1 - lost))])
     says(lambda: read_image(path), "cut.jpg")
 
@@ -125,18 +159,26 @@ def test_kinds_of_pixels_become_rgb(tmp_path, kind):
         Image.fromarray((ramp*257).astype({"I": np.int32}.get(kind, np.uint16))).save(path)
     else:
         path = tmp_path/{"CMYK": "x.jpg"}.get(kind, "x.png")
-        grey = Image.fromarray(ramp.astype(np.uint8)); (grey.convert("RGB").quantize(256) if kind == "P" else (grey if kind in ("L", "1", "LA") else grey.convert("RGB")).convert(kind)).save(path)
+        grey = Image.fromarray(ramp.astype(np.uint8))
+        (
+            grey.convert("RGB").quantize(256)
+            if kind == "P"
+            else (grey if kind in ("L", "1", "LA") else grey.convert("RGB")).convert(kind)
+        ).save(path)
     pixels = read_image(path, (64, 48))
     assert pixels.dtype == np.uint8 and pixels.shape == (48, 64, 3)
-    if kind != "1": assert np.abs(pixels.astype(int) - ramp[..., None]).max() <= 8 # JPEG and palettes are not exact
-    if kind in ("L", "LA", "RGBA", "I;16", "tiff16", "I"): assert np.array_equal(pixels, np.repeat(ramp[..., None], 3, -1).astype(np.uint8))
+    if kind != "1":
+        assert np.abs(pixels.astype(int) - ramp[..., None]).max() <= 8 # JPEG and palettes are not exact
+    if kind in ("L", "LA", "RGBA", "I;16", "tiff16", "I"):
+        assert np.array_equal(pixels, np.repeat(ramp[..., None], 3, -1).astype(np.uint8))
 
 def test_float_pixels(tmp_path):
     Image.fromarray(np.random.rand(5, 5).astype(np.float32)).save(tmp_path/"f.tif")
     says(lambda: read_image(tmp_path/"f.tif"), "f.tif", "expected 8 or 16 bits")
 
 def test_exif_orientation_is_ignored(tmp_path):
-    exif = Image.Exif(); exif[0x0112] = 6
+    exif = Image.Exif()
+    exif[0x0112] = 6
     Image.new("RGB", (40, 20), "red").save(tmp_path/"turned.jpg", exif=exif)
     assert read_image(tmp_path/"turned.jpg").shape == (20, 40, 3)
 
@@ -164,25 +206,40 @@ def test_bad_detections(made, change, part):
 
 def test_detections_missing_empty_or_without_a_field(made):
     folder, _, _ = made
-    says(lambda: load_coco("val", folder=folder, boxes_file=folder/"none.json"), "none.json", "deep-high-resolution-net", DETECTIONS_FILE)
-    for text, part in (("", "empty"), ("[]", "holds nothing"), ('{"a": 1}', "expected a list"), ('[{"bbox": [1, 2, 3, 4]}]', 'has no "image_id"')):
+    says(
+        lambda: load_coco("val", folder=folder, boxes_file=folder / "none.json"), "none.json",
+        "deep-high-resolution-net", DETECTIONS_FILE,
+    )
+    for text, part in (
+        ("", "empty"), ("[]", "holds nothing"), ('{"a": 1}', "expected a list"),
+        ('[{"bbox": [1, 2, 3, 4]}]', 'has no "image_id"'),
+    ):
         (folder/"boxes.json").write_text(text)
         says(lambda: load_coco("val", folder=folder, boxes_file=folder/"boxes.json"), "boxes.json", part)
 
 def test_detector_only_where_all_people_are_annotated(made):
     folder, content, write = made
-    content["images"][1]["all_persons_annotated"] = False; write()
-    (folder/"boxes.json").write_text(json.dumps([dict(image_id=i, category_id=1, bbox=[1, 2, 30, 40], score=.5) for i in (1, 2, 3)]))
+    content["images"][1]["all_persons_annotated"] = False
+    write()
+    (folder / "boxes.json").write_text(
+        json.dumps([dict(image_id=i, category_id=1, bbox=[1, 2, 30, 40], score=0.5) for i in (1, 2, 3)])
+    )
     val = load_coco("val", folder=folder, boxes_file=folder/"boxes.json")
-    assert [i["id"] for i in val.coco["images"]] == [1, 3] and len(person_boxes(val, "boxes")) == 2 and len(fully_annotated(val)) == 2
+    assert (
+        [i["id"] for i in val.coco["images"]] == [1, 3]
+        and len(person_boxes(val, "boxes")) == 2
+        and len(fully_annotated(val)) == 2
+    )
     assert any("may lack annotations" in n for n in val.notes) and any("not the published" in n for n in val.notes)
 
 
 # ---- $THESIS_DATA
 
 def test_thesis_data_unset_or_nowhere(monkeypatch, tmp_path):
-    monkeypatch.delenv("THESIS_DATA", raising=False); says(data_root, "THESIS_DATA", "unset")
-    monkeypatch.setenv("THESIS_DATA", str(tmp_path/"nowhere")); says(data_root, "THESIS_DATA", "nowhere")
+    monkeypatch.delenv("THESIS_DATA", raising=False)
+    says(data_root, "THESIS_DATA", "unset")
+    monkeypatch.setenv("THESIS_DATA", str(tmp_path/"nowhere"))
+    says(data_root, "THESIS_DATA", "nowhere")
     monkeypatch.setenv("THESIS_DATA", str(tmp_path))
     says(lambda: load_coco("val", folder=data_root()/"coco"), "person_keypoints_val2017.json", "download_coco()")
     says(lambda: load_lspet("val", folder=data_root()/"lspet"), "lspet_keypoints.json", "convert_lspet")
@@ -191,17 +248,27 @@ def test_thesis_data_unset_or_nowhere(monkeypatch, tmp_path):
 # ---- Leeds Sports Pose Extended
 
 def test_lspet(tmp_path):
-    (tmp_path/"joints.mat").write_bytes(b"rubbish"*100); says(lambda: convert_lspet(tmp_path), "joints.mat")
+    (tmp_path/"joints.mat").write_bytes(b"rubbish"*100)
+    says(lambda: convert_lspet(tmp_path), "joints.mat")
     from scipy.io import savemat
-    savemat(tmp_path/"joints.mat", {"joints": np.random.default_rng(0).uniform(1, 40, (14, 3, 4))}); says(lambda: convert_lspet(tmp_path), "holds no image")
+    savemat(tmp_path/"joints.mat", {"joints": np.random.default_rng(0).uniform(1, 40, (14, 3, 4))})
+    says(lambda: convert_lspet(tmp_path), "holds no image")
     (tmp_path/"images").mkdir()
-    for i in (1, 2, 4): Image.new("RGB", (50, 40)).save(tmp_path/f"images/im{i:05d}.png")
+    for i in (1, 2, 4):
+        Image.new("RGB", (50, 40)).save(tmp_path/f"images/im{i:05d}.png")
     convert_lspet(tmp_path)
     assert [i["id"] for i in load_lspet("val", folder=tmp_path, validation=2).coco["images"]] == [2, 4]
     says(lambda: load_lspet("train", folder=tmp_path, validation=3), "validation 3: expected 1 to 2")
     moved = as_coco17(load_lspet("train", folder=tmp_path, validation=2))
     assert moved.skeleton is COCO17 and moved.coco["annotations"][0]["num_keypoints"] == 12
-    says(lambda: check_files(load_lspet("train", folder=tmp_path, validation=2)) if (tmp_path/"images/im00001.png").unlink() is None else 0, "im00001.png")
+    says(
+        lambda: (
+            check_files(load_lspet("train", folder=tmp_path, validation=2))
+            if (tmp_path / "images/im00001.png").unlink() is None
+            else 0
+        ),
+        "im00001.png",
+    )
 
 
 # ---- downloads and archives
@@ -213,40 +280,55 @@ def server(tmp_path):
         files, asked = {}, []
         def log_message(self, *args): pass
         def do_GET(self):
-            if self.path not in self.files: return self.send_error(404)
-            data = self.files[self.path]; self.asked.append(self.path)
-            self.send_response(200); self.send_header("Content-Length", str(len(data))); self.end_headers()
+            if self.path not in self.files:
+                return self.send_error(404)
+            data = self.files[self.path]
+            self.asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
             self.wfile.write(data)
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     Handler.url = f"http://127.0.0.1:{running.server_port}"
     yield Handler
-    running.shutdown(); running.server_close()
+    running.shutdown()
+    running.server_close()
 
 def zip_of(path, members):
     with zipfile.ZipFile(path, "w") as z:
-        for name, content in members.items(): z.writestr(name, content)
+        for name, content in members.items():
+            z.writestr(name, content)
     return path
 
 def test_download_coco_end_to_end(made, server, tmp_path):
     folder, _, _ = made
-    source = {"annotations/annotations_trainval2017.zip": ["annotations/person_keypoints_val2017.json"], "zips/val2017.zip": [f"val2017/{i:012d}.jpg" for i in (1, 2, 3)]}
+    source = {
+        "annotations/annotations_trainval2017.zip": ["annotations/person_keypoints_val2017.json"],
+        "zips/val2017.zip": [f"val2017/{i:012d}.jpg" for i in (1, 2, 3)],
+    }
     archives = {}
     for path, names in source.items():
         data = zip_of(tmp_path/"z.zip", {n: (folder/n).read_bytes() for n in names}).read_bytes()
-        server.files[f"/{path}"], archives[names[0].split("/")[0]] = data, (path, len(data), file_sha256(tmp_path/"z.zip"))
+        server.files[f"/{path}"], archives[names[0].split("/")[0]] = (
+            data, (path, len(data), file_sha256(tmp_path / "z.zip")),
+        )
     target = tmp_path/"fresh"
-    for _ in range(2): download_coco(target, parts=archives, server=server.url, archives=archives)
+    for _ in range(2):
+        download_coco(target, parts=archives, server=server.url, archives=archives)
     assert len(server.asked) == 2 # the second call fetched nothing
     assert load_coco("val", folder=target).fingerprint == load_coco("val", folder=folder).fingerprint
-    assert set(coco_module.ARCHIVES) == {"annotations", "val2017", "train2017"} and all(len(sha) == 64 for _, _, sha in coco_module.ARCHIVES.values())
+    assert set(coco_module.ARCHIVES) == {"annotations", "val2017", "train2017"} and all(
+        len(sha) == 64 for _, _, sha in coco_module.ARCHIVES.values()
+    )
 
 def test_download_with_another_hash(server, tmp_path):
     server.files["/a.zip"] = b"changed on the way"
     says(lambda: fetch(f"{server.url}/a.zip", "0"*64, tmp_path/"d"), "a.zip", "SHA-256", "000000000000")
     assert list((tmp_path/"d").iterdir()) == []
     says(lambda: fetch(f"{server.url}/gone.zip", "0"*64, tmp_path/"d"), "gone.zip", "HTTPError")
-    (tmp_path/"file").write_text(""); says(lambda: fetch(f"{server.url}/a.zip", "0"*64, tmp_path/"file"), "cannot be written")
+    (tmp_path/"file").write_text("")
+    says(lambda: fetch(f"{server.url}/a.zip", "0"*64, tmp_path/"file"), "cannot be written")
 
 @pytest.mark.parametrize("evil", ["../escaped", "/escaped", "a/../../escaped"])
 def test_archive_that_escapes(tmp_path, evil):
@@ -255,6 +337,8 @@ def test_archive_that_escapes(tmp_path, evil):
     assert not (tmp_path/"out").exists() and not (tmp_path/"escaped").exists()
 
 def test_archive_with_a_flipped_bit(tmp_path):
-    flipped = bytearray(zip_of(tmp_path/"good.zip", {"a": "x"*1000}).read_bytes()); flipped[100] ^= 1
-    (tmp_path/"flip.zip").write_bytes(flipped); says(lambda: unpack(tmp_path/"flip.zip", tmp_path/"out"), "flip.zip", "damaged")
+    flipped = bytearray(zip_of(tmp_path/"good.zip", {"a": "x"*1000}).read_bytes())
+    flipped[100] ^= 1
+    (tmp_path/"flip.zip").write_bytes(flipped)
+    says(lambda: unpack(tmp_path/"flip.zip", tmp_path/"out"), "flip.zip", "damaged")
     assert not (tmp_path/"out/a").exists()

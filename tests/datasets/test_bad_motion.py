@@ -25,18 +25,31 @@ def world(frames=40): # somebody who stands and waves
 @pytest.mark.parametrize("joints", [1, 14, 16, 18, 32])
 def test_fewer_or_more_joints(joints):
     bad = np.zeros((10, joints, 3))
-    says(lambda: Motion("S1", "walk", "1", 50, bad), "S1/walk/1: position", f"has {joints} joints", "expected the 17 of h36m17: pelvis, right_hip")
+    says(
+        lambda: Motion("S1", "walk", "1", 50, bad), "S1/walk/1: position", f"has {joints} joints",
+        "expected the 17 of h36m17: pelvis, right_hip",
+    )
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_joint_that_is_not_finite(value):
-    bad = world(); bad[7, 13, 1] = value
-    says(lambda: Motion("S1", "walk", "1", 50, bad), "S1/walk/1", "at frame 7, joint 13 (left_wrist)", "expected finite numbers")
+    bad = world()
+    bad[7, 13, 1] = value
+    says(
+        lambda: Motion("S1", "walk", "1", 50, bad), "S1/walk/1", "at frame 7, joint 13 (left_wrist)",
+        "expected finite numbers",
+    )
 
-@pytest.mark.parametrize("bad, part", [
-    (world()[:0], "at least one frame"), (world()[0], "has shape (17, 3)"), (world()[..., :2], "has shape (40, 17, 2)"), (world()/1000, "are these metres?"), (np.zeros((5, 17, 3)), "spans 0.00 mm"),
-    ([[["a"]*3]*17], "something else than numbers"), ([[[0, 0, 0]]*17, [[0, 0, 0]]*16], "something else than numbers"), (None, "shape"),
-])
-def test_positions_of_another_kind(bad, part): says(lambda: check_motion(bad, "walk.npz"), "walk.npz: ", part)
+@pytest.mark.parametrize(
+    "bad, part",
+    [
+        (world()[:0], "at least one frame"), (world()[0], "has shape (17, 3)"),
+        (world()[..., :2], "has shape (40, 17, 2)"), (world() / 1000, "are these metres?"),
+        (np.zeros((5, 17, 3)), "spans 0.00 mm"), ([[["a"] * 3] * 17], "something else than numbers"),
+        ([[[0, 0, 0]] * 17, [[0, 0, 0]] * 16], "something else than numbers"), (None, "shape"),
+    ],
+)
+def test_positions_of_another_kind(bad, part):
+    says(lambda: check_motion(bad, "walk.npz"), "walk.npz: ", part)
 
 @pytest.mark.parametrize("change, parts", [
     (lambda c: dict(pose2d=c.pose2d[:, :16]), ["pose2d has 16 joints", "expected the 17"]),
@@ -53,72 +66,105 @@ def test_clip_that_does_not_fit_together(change, parts):
 # ---- cameras
 def test_cameras_missing():
     motion = Motion("S9", "walk", "1", 50, world())
-    says(lambda: view(motion, {"S1": CAMERAS, "S5": CAMERAS}), "S9/walk/1", "no cameras of subject 'S9'; expected one of S1, S5")
-    for none in ((), [], None, {"S9": ()}): says(lambda: view(motion, none), "S9/walk/1: subject 'S9' has no camera; expected at least one")
+    says(
+        lambda: view(motion, {"S1": CAMERAS, "S5": CAMERAS}), "S9/walk/1",
+        "no cameras of subject 'S9'; expected one of S1, S5",
+    )
+    for none in ((), [], None, {"S9": ()}):
+        says(lambda: view(motion, none), "S9/walk/1: subject 'S9' has no camera; expected at least one")
     says(lambda: view_set("toy", "val", [motion], {"S1": CAMERAS}), "subject 'S9'")
 
 def test_camera_that_is_none():
     for field, value in dict(radial=(0, 0), focal=(np.nan, 1), rotation=np.eye(2), tangential="none").items():
         says(lambda: replace(CAMERAS[0], **{field: value}), f"camera cam1: {field} is", "expected finite numbers")
-    for rotation in (np.eye(3)*2, np.diag([1, 1, -1]), np.ones((3, 3))): says(lambda: replace(CAMERAS[0], rotation=rotation), "camera cam1: rotation is not one")
+    for rotation in (np.eye(3)*2, np.diag([1, 1, -1]), np.ones((3, 3))):
+        says(lambda: replace(CAMERAS[0], rotation=rotation), "camera cam1: rotation is not one")
 
 def test_person_behind_the_camera():
     far = world() + np.float32([4000, 4000, 0])
-    says(lambda: view(Motion("S1", "walk", "1", 50, far), CAMERAS), "S1/walk/1: camera cam1: a point is at depth -", "expected all in front")
-    says(lambda: ring_around(np.full((3, 17, 3), np.nan)), "all finite"); says(lambda: ring_around(np.zeros((0, 3))), "at least one")
+    says(
+        lambda: view(Motion("S1", "walk", "1", 50, far), CAMERAS), "S1/walk/1: camera cam1: a point is at depth -",
+        "expected all in front",
+    )
+    says(lambda: ring_around(np.full((3, 17, 3), np.nan)), "all finite")
+    says(lambda: ring_around(np.zeros((0, 3))), "at least one")
 
 def test_2d_source_that_cannot_be_made():
-    says(lambda: view(Motion("S1", "walk", "1", 50, world()), CAMERAS, source2d="cpn"), "S1/walk/1", "'cpn'", "expected 'gt' or 'simulated'")
+    says(
+        lambda: view(Motion("S1", "walk", "1", 50, world()), CAMERAS, source2d="cpn"), "S1/walk/1", "'cpn'",
+        "expected 'gt' or 'simulated'",
+    )
 
 
 # ---- windows
 @pytest.fixture
-def toy(): return view_set("toy", "train", [Motion("S1", "walk", "long", 50, world(90)), Motion("S1", "walk", "short", 50, world(20))], CAMERAS)
+def toy():
+    return view_set(
+        "toy", "train", [Motion("S1", "walk", "long", 50, world(90)), Motion("S1", "walk", "short", 50, world(20))],
+        CAMERAS,
+    )
 
 @pytest.mark.parametrize("frames", [21, 27, 81, 243])
 def test_clip_shorter_than_the_receptive_field(toy, frames):
     name, length = ("long", 90) if frames > 90 else ("short", 20) # the first that is too short
     says(lambda: MotionWindows(toy, frames), f"S1/walk/{name}, camera cam1: {length} frames, and a window has {frames}")
-    if frames <= 90: assert len(MotionWindows(toy.subset(lambda c: len(c) >= frames), frames)) == 180
+    if frames <= 90:
+        assert len(MotionWindows(toy.subset(lambda c: len(c) >= frames), frames)) == 180
 
 def test_windows_of_no_sense(toy):
-    for frames in (0, -1, 2, 26): says(lambda: MotionWindows(toy, frames), f"windows of {frames} frames; expected an odd number")
+    for frames in (0, -1, 2, 26):
+        says(lambda: MotionWindows(toy, frames), f"windows of {frames} frames; expected an odd number")
     says(lambda: MotionWindows(toy, 9, stride=0), "stride 0; expected at least 1")
     says(lambda: MotionWindows(toy, 9).loader(16, world_size=500), "220 rows for 500 ranks do not fill one batch")
     says(lambda: toy.subset(lambda c: False), "toy/train: no clips")
     says(lambda: MotionSet("toy", "val", "gt", toy.views + toy.views[:1]), "S1/walk/long", "there twice")
 
 def test_a_row_that_does_not_exist(toy):
-    with pytest.raises(IndexError): MotionWindows(toy, 9).batch([220])
+    with pytest.raises(IndexError):
+        MotionWindows(toy, 9).batch([220])
 
 def test_nothing_is_changed(toy): # neither by batches nor by a prediction nor by what fails
     windows, before = MotionWindows(toy, 9), toy.fingerprint
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9*34, 51), torch.nn.Unflatten(1, (17, 3)))
-    predict(model, windows); list(windows.loader(7, flip=.5))
-    with pytest.raises(DataError): MotionWindows(toy, 27)
-    for c in toy.views: mirror(c.pose2d); mirror(c.pose3d)
+    predict(model, windows)
+    list(windows.loader(7, flip=.5))
+    with pytest.raises(DataError):
+        MotionWindows(toy, 27)
+    for c in toy.views:
+        mirror(c.pose2d)
+        mirror(c.pose3d)
     assert MotionSet(toy.name, toy.split, toy.source2d, toy.views).fingerprint == before
     assert torch.equal(windows.batch(range(220)).pose2d, MotionWindows(toy, 9).batch(range(220)).pose2d)
 
-def test_arrays_in_any_memory_order(toy): # the windows are a view of memory: a transposed array must not become other poses
-    odd = replace(toy, clips=[replace(c, pose2d=np.asfortranarray(c.pose2d), pose3d=np.asfortranarray(c.pose3d)) for c in toy.views])
+# the windows are a view of memory: a transposed array must not become other poses
+def test_arrays_in_any_memory_order(toy):
+    odd = replace(
+        toy,
+        clips=[replace(c, pose2d=np.asfortranarray(c.pose2d), pose3d=np.asfortranarray(c.pose3d)) for c in toy.views],
+    )
     a, b = (MotionWindows(s, 9).batch(range(220), flip=.5) for s in (toy, odd))
     assert torch.equal(a.pose2d, b.pose2d) and torch.equal(a.pose3d, b.pose3d)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gathers_the_same_windows(toy):
     here, there = MotionWindows(toy, 9), MotionWindows(toy, 9).to("cuda")
-    for a, b in zip(here.batch(range(220), flip=.5, epoch=3), there.batch(range(220), flip=.5, epoch=3)): assert b.is_cuda and torch.equal(a, b.cpu())
+    for a, b in zip(here.batch(range(220), flip=.5, epoch=3), there.batch(range(220), flip=.5, epoch=3)):
+        assert b.is_cuda and torch.equal(a, b.cpu())
 
 
 # ---- mocap files
 @pytest.fixture
 def made(tmp_path):
     "A folder in the layout of the mocap files; returns (folder, its clips, a function that writes them, with changes to the meta file)."
-    clips = {"S02/walk_02_01": world(), "S08/walk_08_01": world(30), "S14/exercise_14_01": world(35), SAME_PERSON: world(25)}
+    clips = {
+        "S02/walk_02_01": world(), "S08/walk_08_01": world(30), "S14/exercise_14_01": world(35), SAME_PERSON: world(25),
+    }
     def write(clips=clips, /, **change):
         np.savez(tmp_path/"cmu_h36m17.npz", **clips)
-        meta = {k: dict(subject=k.split("/")[0], action=k.split("/")[1].split("_")[0], frames=len(v)) for k, v in clips.items()}
+        meta = {
+            k: dict(subject=k.split("/")[0], action=k.split("/")[1].split("_")[0], frames=len(v))
+            for k, v in clips.items()
+        }
         (tmp_path/"cmu_h36m17_meta.json").write_text(json.dumps(dict(fps=50, clips=meta, **_MEANING) | change))
     write()
     return tmp_path, clips, write
@@ -126,7 +172,9 @@ def made(tmp_path):
 def test_people_are_on_one_side(made):
     folder, _, _ = made
     train, val = load_mocap("train", folder), load_mocap("val", folder)
-    assert [m.key for m in train] == ["S02/walk/02_01"] and [m.key for m in val] == ["S08/walk/08_01", "S14/exercise/14_01"]
+    assert [m.key for m in train] == ["S02/walk/02_01"] and [m.key for m in val] == [
+        "S08/walk/08_01", "S14/exercise/14_01",
+    ]
     assert not {m.subject for m in train} & set(TEST_SUBJECTS) and SAME_PERSON not in {m.key for m in train + val}
 
 @pytest.mark.parametrize("change, part", [
@@ -142,23 +190,34 @@ def test_meta_file_that_says_something_else(made, change, part):
 def test_clip_of_another_length_or_with_other_joints(made):
     folder, clips, write = made
     write()
-    meta = json.loads((folder/"cmu_h36m17_meta.json").read_text()); meta["clips"]["S08/walk_08_01"]["frames"] = 31
+    meta = json.loads((folder/"cmu_h36m17_meta.json").read_text())
+    meta["clips"]["S08/walk_08_01"]["frames"] = 31
     (folder/"cmu_h36m17_meta.json").write_text(json.dumps(meta))
     says(lambda: load_mocap("val", folder), "cmu_h36m17.npz: clip S08/walk_08_01 has 30 frames; the meta file says 31")
-    hole = world(30); hole[2, 5] = np.nan
-    write({**clips, "S08/walk_08_01": hole}); says(lambda: load_mocap("val", folder), "S08/walk/08_01", "frame 2, joint 5 (left_knee)")
-    write({**clips, "S08/walk_08_01": world()[:, :15]}); says(lambda: load_mocap("val", folder), "S08/walk/08_01", "has 15 joints")
+    hole = world(30)
+    hole[2, 5] = np.nan
+    write({**clips, "S08/walk_08_01": hole})
+    says(lambda: load_mocap("val", folder), "S08/walk/08_01", "frame 2, joint 5 (left_knee)")
+    write({**clips, "S08/walk_08_01": world()[:, :15]})
+    says(lambda: load_mocap("val", folder), "S08/walk/08_01", "has 15 joints")
 
 def test_damaged_files(made):
     folder, clips, write = made
     path, whole = folder/"cmu_h36m17.npz", (folder/"cmu_h36m17.npz").read_bytes()
     for data in (b"", b"no archive", whole[:len(whole)//2], whole[:-30]):
-        path.write_bytes(data); says(lambda: load_mocap("val", folder), "cmu_h36m17.npz: cannot be read", "expected an npz file")
-    flipped = bytearray(whole); flipped[len(whole)//3] ^= 255; path.write_bytes(flipped)
+        path.write_bytes(data)
+        says(lambda: load_mocap("val", folder), "cmu_h36m17.npz: cannot be read", "expected an npz file")
+    flipped = bytearray(whole)
+    flipped[len(whole)//3] ^= 255
+    path.write_bytes(flipped)
     says(lambda: load_mocap("train", folder) + load_mocap("val", folder), "cmu_h36m17.npz: cannot be read")
-    path.unlink(); says(lambda: load_mocap("val", folder), "cmu_h36m17.npz: the file is missing", "data/README.md")
-    write(); (folder/"cmu_h36m17_meta.json").write_text('{"fps": 50,'); says(lambda: load_mocap("val", folder), "cmu_h36m17_meta.json", "not valid JSON")
-    (folder/"cmu_h36m17_meta.json").unlink(); says(lambda: load_mocap("val", folder), "cmu_h36m17_meta.json: cannot be read")
+    path.unlink()
+    says(lambda: load_mocap("val", folder), "cmu_h36m17.npz: the file is missing", "data/README.md")
+    write()
+    (folder/"cmu_h36m17_meta.json").write_text('{"fps": 50,')
+    says(lambda: load_mocap("val", folder), "cmu_h36m17_meta.json", "not valid JSON")
+    (folder/"cmu_h36m17_meta.json").unlink()
+    says(lambda: load_mocap("val", folder), "cmu_h36m17_meta.json: cannot be read")
 
 def test_pickled_objects_are_refused(made):
     folder, clips, write = made
@@ -171,7 +230,8 @@ def test_pickled_objects_are_refused(made):
 def test_split_or_folder_that_does_not_exist(made, monkeypatch, tmp_path):
     folder, _, _ = made
     says(lambda: load_mocap("test", folder), "split 'test' is unknown")
-    monkeypatch.delenv("THESIS_DATA", raising=False); says(lambda: load_mocap("val"), "THESIS_DATA is unset")
+    monkeypatch.delenv("THESIS_DATA", raising=False)
+    says(lambda: load_mocap("val"), "THESIS_DATA is unset")
 
 def test_what_fails_leaves_the_files_as_they_were(made):
     folder, clips, write = made

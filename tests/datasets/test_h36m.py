@@ -19,7 +19,10 @@ def content(): # what the three fields of the two files hold: metres in 32 joint
             full = np.full((len(motion), 32, 3), 7., np.float32) # the other 15 joints, far away
             full[:, JOINTS] = motion.world/1000
             positions[subject][name] = full
-            pixels[subject][name] = [(c.project(c.to_camera(motion.world.astype(float))) + [2, -1]).astype(np.float32) for c in CAMERAS[subject]]
+            pixels[subject][name] = [
+                (c.project(c.to_camera(motion.world.astype(float))) + [2, -1]).astype(np.float32)
+                for c in CAMERAS[subject]
+            ]
     return positions, pixels
 
 
@@ -41,9 +44,14 @@ def test_it_is_the_layout(layout):
     "As VideoPose3D itself opens it."
     folder, positions, pixels, *_ = layout
     theirs = np.load(folder/"data_3d_h36m.npz", allow_pickle=True)["positions_3d"].item()
-    assert theirs["S1"]["Directions"].shape == (20, 32, 3) and np.array_equal(theirs["S9"]["WalkDog"], positions["S9"]["WalkDog"])
+    assert theirs["S1"]["Directions"].shape == (20, 32, 3) and np.array_equal(
+        theirs["S9"]["WalkDog"], positions["S9"]["WalkDog"]
+    )
     keypoints = np.load(folder/"data_2d_h36m_cpn_ft_h36m_dbb.npz", allow_pickle=True)
-    assert keypoints["metadata"].item()["keypoints_symmetry"] == METADATA["keypoints_symmetry"] and len(keypoints["positions_2d"].item()["S1"]["WalkDog"]) == 4
+    assert (
+        keypoints["metadata"].item()["keypoints_symmetry"] == METADATA["keypoints_symmetry"]
+        and len(keypoints["positions_2d"].item()["S1"]["WalkDog"]) == 4
+    )
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_ground_truth(layout, split):
@@ -52,14 +60,27 @@ def test_ground_truth(layout, split):
     assert (found.name, found.split, found.source2d) == ("h36m", split, "gt")
     assert {c.subject for c in found.views} == set(SUBJECTS[split])
     assert {c.action for c in found.views} == {"Directions", "Photo", "SittingDown", "WalkDog"} <= set(ACTIONS)
-    assert len(found) == 4*sum(len(p) for s in SUBJECTS[split] for p in positions[s].values()) and len(found.views) == 4*len(SUBJECTS[split])*len(NAMES)
+    assert len(found) == 4 * sum(len(p) for s in SUBJECTS[split] for p in positions[s].values()) and len(
+        found.views
+    ) == 4 * len(SUBJECTS[split]) * len(NAMES)
     for clip in found.views:
         camera, = (c for c in CAMERAS[clip.subject] if c.name == clip.camera)
-        assert clip.fps == 50 and clip.pose2d.dtype == clip.pose3d.dtype == np.float32 and not clip.pose3d[:, 0].any() and (clip.seen == 1).all()
+        assert (
+            clip.fps == 50
+            and clip.pose2d.dtype == clip.pose3d.dtype == np.float32
+            and not clip.pose3d[:, 0].any()
+            and (clip.seen == 1).all()
+        )
         world = camera.to_world(clip.pose3d.astype(float) + clip.root[:, None]) # mm, from camera space
         assert np.abs(world/1000 - positions[clip.subject][clip.name][:, JOINTS]).max() < 1e-5
         assert 3000 < clip.root[:, 2].mean() < 8000 # the camera is some metres away
-        assert np.abs(camera.project(clip.pose3d.astype(float) + clip.root[:, None]) - camera.denormalize(clip.pose2d.astype(float))).max() < .01
+        assert (
+            np.abs(
+                camera.project(clip.pose3d.astype(float) + clip.root[:, None])
+                - camera.denormalize(clip.pose2d.astype(float))
+            ).max()
+            < 0.01
+        )
 
 def test_a_file_of_detections(layout):
     folder, positions, pixels, *_ = layout
@@ -73,7 +94,8 @@ def test_detections_are_cut_to_the_motion(layout):
     folder, positions, pixels, _, write = layout
     before = load_h36m("val", "cpn", folder).fingerprint
     for subject in pixels:
-        for name in NAMES: pixels[subject][name] = [np.concatenate([v, v[-1:] + 50, v[-1:]]) for v in pixels[subject][name]]
+        for name in NAMES:
+            pixels[subject][name] = [np.concatenate([v, v[-1:] + 50, v[-1:]]) for v in pixels[subject][name]]
     write()
     assert load_h36m("val", "cpn", folder).fingerprint == before
 
@@ -87,15 +109,22 @@ def test_simulated_joints_are_declared(layout):
     folder, *_ = layout
     found = load_h36m("val", "simulated", folder, seed=3)
     assert found.source2d == "simulated" and any("not detections" in n for n in found.notes)
-    assert found.fingerprint == load_h36m("val", "simulated", folder, seed=3).fingerprint != load_h36m("val", "simulated", folder, seed=4).fingerprint
+    assert (
+        found.fingerprint
+        == load_h36m("val", "simulated", folder, seed=3).fingerprint
+        != load_h36m("val", "simulated", folder, seed=4).fingerprint
+    )
 
 def test_the_fingerprint_is_of_the_content(layout):
     folder, positions, *_, write = layout
     before = load_h36m("val", folder=folder).fingerprint
-    for subject in list(positions): positions[subject] = dict(reversed(positions[subject].items())) # the order in the file does not matter
-    write(); assert load_h36m("val", folder=folder).fingerprint == before
+    for subject in list(positions):
+        positions[subject] = dict(reversed(positions[subject].items())) # the order in the file does not matter
+    write()
+    assert load_h36m("val", folder=folder).fingerprint == before
     positions["S11"]["WalkDog"][3, 2, 1] += .001
-    write(); assert load_h36m("val", folder=folder).fingerprint != before
+    write()
+    assert load_h36m("val", folder=folder).fingerprint != before
 
 def test_a_part_of_the_data_is_declared(layout):
     folder, *_ = layout
@@ -107,17 +136,22 @@ def test_a_part_of_the_data_is_declared(layout):
 def test_split_and_file(layout):
     folder, *_ = layout
     says(lambda: load_h36m("test", folder=folder), "split 'test'", "train or val")
-    says(lambda: load_h36m("val", folder=folder/"nowhere"), "data_3d_h36m.npz", "no such file", "data/README.md says how")
+    says(
+        lambda: load_h36m("val", folder=folder / "nowhere"), "data_3d_h36m.npz", "no such file",
+        "data/README.md says how",
+    )
 
 def test_missing_subject(layout):
     folder, positions, pixels, _, write = layout
-    del positions["S9"]; write()
+    del positions["S9"]
+    write()
     load_h36m("train", folder=folder)
     says(lambda: load_h36m("val", folder=folder), "data_3d_h36m.npz", "holds S1, S5, S6, S7, S8, S11", "subject S9")
 
 def test_missing_subject_or_recording_in_the_detections(layout):
     folder, _, pixels, _, write = layout
-    del pixels["S9"]["Photo 1"], pixels["S5"]; write()
+    del pixels["S9"]["Photo 1"], pixels["S5"]
+    write()
     says(lambda: load_h36m("val", "cpn", folder), "data_2d_h36m_cpn", "S9, Photo 1", "missing")
     says(lambda: load_h36m("train", "cpn", folder), "data_2d_h36m_cpn", "subject S5")
 
@@ -134,12 +168,14 @@ def test_missing_subject_or_recording_in_the_detections(layout):
 ])
 def test_damaged_positions(layout, change, parts):
     folder, positions, *_, write = layout
-    positions["S9"]["Photo 1"] = change(np.concatenate([positions["S9"]["Photo 1"]]*2)[:30]); write()
+    positions["S9"]["Photo 1"] = change(np.concatenate([positions["S9"]["Photo 1"]]*2)[:30])
+    write()
     says(lambda: load_h36m("val", folder=folder), "data_3d_h36m.npz", *parts)
 
 def test_what_is_not_used_may_be_broken(layout):
     folder, positions, *_, write = layout
-    positions["S9"]["Photo 1"][:, 20:24] = np.nan; write() # joints outside of the 17
+    positions["S9"]["Photo 1"][:, 20:24] = np.nan
+    write() # joints outside of the 17
     load_h36m("val", folder=folder)
 
 @pytest.mark.parametrize("change, parts", [
@@ -152,39 +188,48 @@ def test_what_is_not_used_may_be_broken(layout):
 ])
 def test_damaged_detections(layout, change, parts):
     folder, _, pixels, _, write = layout
-    pixels["S9"]["Photo 1"] = change(pixels["S9"]["Photo 1"]); write()
+    pixels["S9"]["Photo 1"] = change(pixels["S9"]["Photo 1"])
+    write()
     says(lambda: load_h36m("val", "cpn", folder), "data_2d_h36m_cpn_ft_h36m_dbb.npz", *parts)
 
 def test_other_layout_of_joints(layout):
     folder, *_, metadata, write = layout
-    metadata.update(layout_name="coco", keypoints_symmetry=[[1, 3, 5], [2, 4, 6]]); write()
+    metadata.update(layout_name="coco", keypoints_symmetry=[[1, 3, 5], [2, 4, 6]])
+    write()
     says(lambda: load_h36m("val", "cpn", folder), "metadata tells of 17 joints", "[[1, 3, 5], [2, 4, 6]]")
-    metadata.clear(); write()
+    metadata.clear()
+    write()
     says(lambda: load_h36m("val", "cpn", folder), "None joints")
-    metadata.update(METADATA, num_joints=16); write()
+    metadata.update(METADATA, num_joints=16)
+    write()
     says(lambda: load_h36m("val", "cpn", folder), "16 joints")
 
 def test_unknown_recording(layout):
     folder, positions, *_, write = layout
-    positions["S9"]["Juggling 1"] = positions["S9"]["WalkDog"]; write()
+    positions["S9"]["Juggling 1"] = positions["S9"]["WalkDog"]
+    write()
     says(lambda: load_h36m("val", folder=folder), "S9 has a recording 'Juggling 1'", "Directions, Discussion")
 
 def test_person_behind_a_camera(layout):
     folder, positions, *_, write = layout
-    positions["S9"]["WalkDog"] += np.array([0, 9, 0], np.float32); write() # nine metres aside: through the wall
+    positions["S9"]["WalkDog"] += np.array([0, 9, 0], np.float32)
+    write() # nine metres aside: through the wall
     says(lambda: load_h36m("val", folder=folder), "S9/WalkDog/WalkDog", "camera", "at depth")
 
 @pytest.mark.parametrize("share", [0, .001, .3, .9, .999])
 def test_truncated_file(layout, share):
     folder, *_ = layout
-    path = folder/"data_3d_h36m.npz"; whole = path.read_bytes()
+    path = folder/"data_3d_h36m.npz"
+    whole = path.read_bytes()
     path.write_bytes(whole[:int(share*len(whole))])
     says(lambda: load_h36m("val", folder=folder), "data_3d_h36m.npz", "cut off or damaged")
 
 def test_flipped_byte(layout):
     folder, *_ = layout
-    path = folder/"data_3d_h36m.npz"; whole = bytearray(path.read_bytes())
-    whole[len(whole)//2] ^= 255; path.write_bytes(whole)
+    path = folder/"data_3d_h36m.npz"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole)//2] ^= 255
+    path.write_bytes(whole)
     says(lambda: load_h36m("val", folder=folder), "data_3d_h36m.npz", "cut off or damaged")
 
 def test_not_these_fields(layout):
@@ -209,21 +254,32 @@ class Call:
 def test_code_in_a_file_is_refused_and_not_run(layout, field, call, tmp_path):
     folder, positions, pixels, metadata, _ = layout
     mark = tmp_path/"mark"
-    argument = f"touch {mark}" if call in (os.system,) else f"open({str(mark)!r}, 'w')" if call in (eval, exec) else str(mark)
+    argument = (
+        f"touch {mark}" if call in (os.system,) else f"open({str(mark)!r}, 'w')" if call in (eval, exec) else str(mark)
+    )
     bad = {"S9": Call(call, argument)}
     np.savez(folder/"data_3d_h36m.npz", positions_3d=np.array(bad if field == "positions_3d" else positions, object))
-    np.savez(folder/"data_2d_h36m_cpn_ft_h36m_dbb.npz", positions_2d=np.array(bad if field == "positions_2d" else pixels, object),
-             metadata=np.array(bad if field == "metadata" else metadata, object))
-    says(lambda: load_h36m("val", "cpn", folder), "data_3d_h36m.npz" if field == "positions_3d" else "data_2d_h36m_cpn", "asks to run", call.__name__)
+    np.savez(
+        folder / "data_2d_h36m_cpn_ft_h36m_dbb.npz",
+        positions_2d=np.array(bad if field == "positions_2d" else pixels, object),
+        metadata=np.array(bad if field == "metadata" else metadata, object),
+    )
+    says(
+        lambda: load_h36m("val", "cpn", folder), "data_3d_h36m.npz" if field == "positions_3d" else "data_2d_h36m_cpn",
+        "asks to run", call.__name__,
+    )
     assert not mark.exists()
 
 def raw(path, program): # an npz whose one object array is this pickle
-    header = io.BytesIO(); np.lib.format.write_array_header_1_0(header, dict(descr="|O", fortran_order=False, shape=()))
-    with zipfile.ZipFile(path, "w") as z: z.writestr("x.npy", header.getvalue() + program)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, dict(descr="|O", fortran_order=False, shape=()))
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("x.npy", header.getvalue() + program)
 
 @pytest.mark.parametrize("program", [
     b"cos\nsystem\n(S'true'\ntR.", b"(S'true'\nios\nsystem\n.",               # a call, old and older
-    b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.", b"\x80\x02\x82\x01.", # by name on the stack; by number of a registry
+    # by name on the stack; by number of a registry
+    b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.", b"\x80\x02\x82\x01.",
     b"cnumpy.core.multiarray\n_reconstruct\n.", b"cnumpy\nndarray\n)R.", b"cnumpy\nndarray\n}b.", # stand-ins misused
     b"cnumpy\ndtype\n(S'f4'\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb.", b"cnumpy\ndtype\n(S'V99'\ntR.", b"(lp0\ng0\na.", b"Pname\n.", b".", b"\x80\x04", b""])
 def test_pickles_by_hand(tmp_path, program):
@@ -234,18 +290,29 @@ def test_arrays_that_lie_about_their_size(tmp_path):
     for shape, data in (((10**12,), b"\0"*8), ((3,), b"\0"*8), ((-1, -1), b"\0"*16)):
         header = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
         kind = b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
-        raw(tmp_path/"x.npz", header + b"(I1\n(" + b"".join(b"I%d\n" % n for n in shape) + b"t" + kind + b"I0\nS'" + data.replace(b"\0", b"\\x00") + b"'\ntb.")
+        raw(
+            tmp_path / "x.npz", header
+            + b"(I1\n("
+            + b"".join(b"I%d\n" % n for n in shape)
+            + b"t"
+            + kind
+            + b"I0\nS'"
+            + data.replace(b"\0", b"\\x00")
+            + b"'\ntb.",
+        )
         says(lambda: read_npz(tmp_path/"x.npz", "x"), "x.npz")
 
 def test_no_other_reader():
     "Nothing in the package reads pickles by other means."
     from conftest import ROOT
     for path in (ROOT/"thesis_lib").rglob("*.py"):
-        if "allow_pickle=True" in path.read_text(): raise AssertionError(path.name)
+        if "allow_pickle=True" in path.read_text():
+            raise AssertionError(path.name)
 
 def test_command_ends_with_the_sentence_and_a_code(layout, python):
     folder, positions, *_, write = layout
-    del positions["S11"]; write()
+    del positions["S11"]
+    write()
     done = python("-c", f"from thesis_lib.datasets.h36m import load_h36m; load_h36m('val', folder={str(folder)!r})")
     assert done.returncode and "subject S11" in done.stderr.strip().splitlines()[-1]
 
@@ -255,19 +322,31 @@ def test_command_ends_with_the_sentence_and_a_code(layout, python):
 def test_convert_the_official_folder(tmp_path):
     from scipy.io import savemat
     from thesis_lib.datasets.h36m import convert_h36m
-    world = np.zeros((6, 32, 3)); world[:, JOINTS] = make_motions("val", n_subjects=1, n_clips=1, seconds=.12)[0].world
+    world = np.zeros((6, 32, 3))
+    world[:, JOINTS] = make_motions("val", n_subjects=1, n_clips=1, seconds=.12)[0].world
     for subject in (s for split in SUBJECTS.values() for s in split):
-        place = tmp_path/"official"/subject/"MyPoseFeatures"/"D3_Positions"; place.mkdir(parents=True)
+        place = tmp_path/"official"/subject/"MyPoseFeatures"/"D3_Positions"
+        place.mkdir(parents=True)
         for action in ACTIONS:
             name = dict(Photo="TakingPhoto", WalkDog="WalkingDog").get(action, action)
             for number in ("", " 1"):
-                cell = np.empty((1, 1), object); cell[0, 0] = world.reshape(6, 96); savemat(place/f"{name}{number}.cdf.mat", dict(data=cell))
+                cell = np.empty((1, 1), object)
+                cell[0, 0] = world.reshape(6, 96)
+                savemat(place/f"{name}{number}.cdf.mat", dict(data=cell))
     path = convert_h36m(tmp_path/"official", tmp_path/"out")
     val = load_h36m("val", folder=path.parent)
-    assert len(val) == 4*6*59 and {c.action for c in val.views} == set(ACTIONS) and not any(c.key == "S11/Directions/Directions" for c in val.views)
+    assert (
+        len(val) == 4 * 6 * 59
+        and {c.action for c in val.views} == set(ACTIONS)
+        and not any(c.key == "S11/Directions/Directions" for c in val.views)
+    )
     place = tmp_path/"official/S6/MyPoseFeatures/D3_Positions"
-    (place/"Eating.cdf.mat").write_bytes(b"nothing"); says(lambda: convert_h36m(tmp_path/"official", tmp_path/"no"), "Eating.cdf.mat", "cannot be read")
-    cell = np.empty((1, 1), object); cell[0, 0] = world[:, :31].reshape(6, 93); savemat(place/"Eating.cdf.mat", dict(data=cell))
+    (place/"Eating.cdf.mat").write_bytes(b"nothing")
+    says(lambda: convert_h36m(tmp_path/"official", tmp_path/"no"), "Eating.cdf.mat", "cannot be read")
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = world[:, :31].reshape(6, 93)
+    savemat(place/"Eating.cdf.mat", dict(data=cell))
     says(lambda: convert_h36m(tmp_path/"official", tmp_path/"no"), "Eating.cdf.mat", "expected 96 a frame")
-    (place/"Eating.cdf.mat").unlink(); says(lambda: convert_h36m(tmp_path/"official", tmp_path/"no"), "S6", "29 files", "expected 30")
+    (place/"Eating.cdf.mat").unlink()
+    says(lambda: convert_h36m(tmp_path/"official", tmp_path/"no"), "S6", "29 files", "expected 30")
     assert not (tmp_path/"no").exists()

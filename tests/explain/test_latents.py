@@ -32,9 +32,12 @@ def test_a_hundred_extractions_leave_memory_flat_and_no_hook():
     def once():
         z = explain.extract_latents(model, "down.1", batches)
         explain.decode_latents(model, z, z.x[:2], batches[0][0])
-    for _ in range(50): once() # until the allocator has settled
-    gc.collect(); before = tensors(), resident()
-    for _ in range(100): once()
+    for _ in range(50):
+        once() # until the allocator has settled
+    gc.collect()
+    before = tensors(), resident()
+    for _ in range(100):
+        once()
     gc.collect()
     assert tensors() <= before[0] and resident() < before[1] + 8 and not hooked(model)
 
@@ -43,16 +46,25 @@ def test_no_hook_is_left_after_an_error(fails):
     model = Hourglass().train()
     def loader():
         yield torch.randn(2, 3, 8, 8) * (torch.nan if fails == "NaN" else 1)
-        if fails == "loader": raise OSError("the disk is gone")
-        if fails == "model": yield torch.randn(2, 5, 8, 8)
+        if fails == "loader":
+            raise OSError("the disk is gone")
+        if fails == "model":
+            yield torch.randn(2, 5, 8, 8)
     with pytest.raises(Exception):
         explain.extract_latents(model, "act" if fails == "twice" else "down.0", loader())
-        with explain.captured(model, "down.0"): raise KeyError
-    assert not hooked(model) and all(m.training for m in model.modules()) and model.act.inplace and all(p.requires_grad for p in model.parameters())
+        with explain.captured(model, "down.0"):
+            raise KeyError
+    assert (
+        not hooked(model)
+        and all(m.training for m in model.modules())
+        and model.act.inplace
+        and all(p.requires_grad for p in model.parameters())
+    )
 
 def test_latents_are_what_the_layer_gave():
     model, images = Hourglass(), torch.randn(7, 3, 16, 16)
-    with torch.no_grad(): expected = model.down[0](images)
+    with torch.no_grad():
+        expected = model.down[0](images)
     for batches in (images.split(3), [(b, "more") for b in images.split(2)], iter([images])):
         z = explain.extract_latents(model, "down.0", batches)
         assert z.x.shape == (7, 8 * 64) and np.allclose(z.maps(z.x), expected, atol=1e-5)
@@ -63,10 +75,14 @@ def test_latents_are_what_the_layer_gave():
 @pytest.mark.parametrize("as_list", [True, False])
 def test_a_latent_put_back_gives_the_same_heatmaps(as_list):
     model, images = Hourglass(as_list=as_list), torch.randn(4, 3, 16, 16)
-    with torch.no_grad(): out = model(images) if as_list else model(images).unbind(1)
+    with torch.no_grad():
+        out = model(images) if as_list else model(images).unbind(1)
     z = explain.extract_latents(model, "down.1", [images])
     for i, image in enumerate(images):
-        for stack in (0, -1): assert torch.allclose(explain.decode_latents(model, z, z.x[i], image, stack=stack)[0], out[stack][i], atol=1e-5)
+        for stack in (0, -1):
+            assert torch.allclose(
+                explain.decode_latents(model, z, z.x[i], image, stack=stack)[0], out[stack][i], atol=1e-5
+            )
     a, b = (explain.decode_latents(model, z, z.x[:1], images[i]) for i in (1, 2))
     assert not torch.allclose(a, b) # the skip connections let the image through ...
     others = explain.mean_outputs(model, ["past.1", "down.0", "past.0"], images.split(2))
@@ -74,14 +90,22 @@ def test_a_latent_put_back_gives_the_same_heatmaps(as_list):
     assert torch.allclose(a, b) # ... unless they are closed
     closed = Hourglass(stacks=1, skip=False)
     z = explain.extract_latents(closed, "down.0", [images])
-    assert torch.allclose(explain.decode_latents(closed, z, z.x[:1], images[1]), explain.decode_latents(closed, z, z.x[:1], images[2]))
+    assert torch.allclose(
+        explain.decode_latents(closed, z, z.x[:1], images[1]), explain.decode_latents(closed, z, z.x[:1], images[2])
+    )
 
 @pytest.mark.parametrize("shape", [(50, 8), (8, 50), (20, 20)])
 def test_pca_of_any_shape_rebuilds_and_walks(shape):
     x = np.random.default_rng(0).normal(size=shape) * np.linspace(3, .1, shape[1])
     pca = explain.latent_pca(x)
-    assert len(pca.axes) == min(shape[0] - 1, shape[1]) and np.allclose(pca.axes @ pca.axes.T, np.eye(len(pca.axes)), atol=1e-8)
-    assert np.allclose(pca.rebuild(pca.scores), x) and np.isclose(pca.share[-1], 1) and np.allclose(pca.scores.var(0, ddof=1), pca.variance)
+    assert len(pca.axes) == min(shape[0] - 1, shape[1]) and np.allclose(
+        pca.axes @ pca.axes.T, np.eye(len(pca.axes)), atol=1e-8
+    )
+    assert (
+        np.allclose(pca.rebuild(pca.scores), x)
+        and np.isclose(pca.share[-1], 1)
+        and np.allclose(pca.scores.var(0, ddof=1), pca.variance)
+    )
     assert np.allclose(pca.project(pca.walk(1, (-2, 0, 2)))[:, 1], np.sqrt(pca.variance[1]) * np.array([-2, 0, 2]))
     assert np.allclose(explain.reconstruction_error(pca, x, 2).sum() / (shape[0] - 1), pca.variance[2:].sum())
     assert np.array_equal(explain.latent_pca(x).null, pca.null)
@@ -106,7 +130,12 @@ def test_intervals_hold_the_truth_and_many_tests_are_corrected():
     truth = 6 / np.pi * np.arcsin(rho / 2)
     for s in range(60):
         a = rng.normal(size=120)
-        factors = pd.DataFrame({"real": rho * a + (1 - rho**2)**.5 * rng.normal(size=120), **{f"noise {i}": rng.normal(size=120) for i in range(8)}})
+        factors = pd.DataFrame(
+            {
+                "real": rho * a + (1 - rho**2) ** 0.5 * rng.normal(size=120),
+                **{f"noise {i}": rng.normal(size=120) for i in range(8)},
+            }
+        )
         table = explain.factor_correlations(a[:, None], factors, draws=200, seed=s).set_index("factor")
         holds.append(table.lo["real"] < truth < table.hi["real"])
         false += (table.p_holm.drop("real") < .05).any()
@@ -122,8 +151,15 @@ def test_alignment_sees_what_is_shared_and_not_the_number_of_columns():
     "Turned, scaled and moved latents are the same ones; unrelated ones are not alike however wide they are, and intervals hold the value of new images."
     rng = np.random.default_rng(0)
     x, turn = rng.normal(size=(60, 20)) * np.linspace(3, .1, 20), np.linalg.qr(rng.normal(size=(20, 20)))[0]
-    assert np.isclose(explain.linear_cka(x, 5 * x @ turn + 2), 1) and abs(np.mean([explain.linear_cka(rng.normal(size=(60, 300)), rng.normal(size=(60, 300))) for _ in range(20)])) < .02
-    a, b, noise = rng.normal(size=(3, 4, 12)); pairs = [rng.normal(size=(90, 4)) for _ in range(30)]
+    assert (
+        np.isclose(explain.linear_cka(x, 5 * x @ turn + 2), 1)
+        and abs(
+            np.mean([explain.linear_cka(rng.normal(size=(60, 300)), rng.normal(size=(60, 300))) for _ in range(20)])
+        )
+        < 0.02
+    )
+    a, b, noise = rng.normal(size=(3, 4, 12))
+    pairs = [rng.normal(size=(90, 4)) for _ in range(30)]
     both = [(z @ a, z @ b + rng.normal(size=(90, 4)) @ noise) for z in pairs]
     found = [explain.left_out(lambda rows: explain.linear_cka(p[rows], q[rows]), 90, draws=20) for p, q in both]
     centre = np.mean([f["value"] for f in found])
@@ -140,8 +176,18 @@ def test_clusters_tell_what_they_are_about_and_nothing_by_chance():
     assert abs(by_chance.share.mean()) < .05 and (by_chance.p < .05).sum() <= 3 # 1 expected
     equal = kruskal(*(noise[0][labels[0] == c] for c in range(8)))
     assert np.isclose(by_chance.p.iloc[0], equal.pvalue)
-    factors = pd.DataFrame(dict(none=1., size=np.where(np.arange(80) == 3, np.nan, labels[0] + .1 * noise[0]), half=labels[0] % 2 == 0))
+    factors = pd.DataFrame(
+        dict(none=1.0, size=np.where(np.arange(80) == 3, np.nan, labels[0] + 0.1 * noise[0]), half=labels[0] % 2 == 0)
+    )
     table = explain.factor_shares(labels[0], factors, groups=np.arange(80) // 2).set_index("factor")
-    assert table.share["half"] > .999 and table.lo["size"] > .9 and table.n["size"] == 79 and np.isnan(table.share["none"])
+    assert (
+        table.share["half"] > 0.999
+        and table.lo["size"] > 0.9
+        and table.n["size"] == 79
+        and np.isnan(table.share["none"])
+    )
     says(lambda: explain.factor_shares(labels[0], factors[:9]), "factors has 9 rows: expected 80, one a sample")
-    says(lambda: explain.factor_shares(labels[0], pd.DataFrame(dict(name=["a"] * 80))), "factor 'name' is", "expected numbers or truth values")
+    says(
+        lambda: explain.factor_shares(labels[0], pd.DataFrame(dict(name=["a"] * 80))), "factor 'name' is",
+        "expected numbers or truth values",
+    )

@@ -27,8 +27,10 @@ OPEN_ALL = """(async () => {
 def home(tmp_path_factory):
     "`outputs/smoke` where `make reproduce` has run, a small tree made here otherwise."
     done = root() / "outputs" / "smoke"
-    if (done / "index.html").is_file(): return done
-    with pytest.MonkeyPatch.context() as patch: return demo(tmp_path_factory.mktemp("outputs"), patch).parent
+    if (done / "index.html").is_file():
+        return done
+    with pytest.MonkeyPatch.context() as patch:
+        return demo(tmp_path_factory.mktemp("outputs"), patch).parent
 
 
 def pages(home): # the index and one report of each experiment
@@ -62,7 +64,9 @@ def test_nothing_wrong(home):
 def test_browser_complains(browser, tmp_path):
     "The test itself can fail: a page with a script error, a missing image and a wide box is caught."
     page = tmp_path / "bad.html"
-    page.write_text("<!DOCTYPE html><script>throw Error('x')</script><img src=missing.png alt=a><div style='width:2000px'>wide</div>")
+    page.write_text(
+        "<!DOCTYPE html><script>throw Error('x')</script><img src=missing.png alt=a><div style='width:2000px'>wide</div>"
+    )
     browser.open(page.resolve().as_uri(), 390)
     seen = browser.evaluate(OPEN_ALL)
     assert {e["method"] for e in browser.events} >= {"Runtime.exceptionThrown", "Network.loadingFailed"}

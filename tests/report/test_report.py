@@ -9,7 +9,10 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from thesis_lib.core import DataError, read_records, run_record
-from thesis_lib.report import Column, Table, build_index, cell, check_html, difference_cell, load_published, mean_cell, param_cell, published_cell, run_html, save_table, text_cell
+from thesis_lib.report import (
+    Column, Table, build_index, cell, check_html, difference_cell, load_published, mean_cell, param_cell,
+    published_cell, run_html, save_table, text_cell,
+)
 
 SETTINGS = {"base": (32, False), "dh16": (16, False), "dh48": (48, False), "qk64": (64, True)}
 COCO = dict(evaluator="pycocotools", dataset="people", split="val", decoder="dark", flip_test=True)
@@ -31,70 +34,155 @@ def notebook(question, answer, figure=""):
     picture().savefig(shown, dpi=72)
     plt.close("all")
     png = base64.b64encode(shown.getvalue()).decode()
-    frame = '<style scoped>.dataframe tbody tr th { vertical-align: top; }</style><table border="1" class="dataframe"><thead><tr><th></th>' + "".join(
-        f"<th>joint_{i:02d}</th>" for i in range(17)) + "</tr></thead><tbody><tr><th>AP</th>" + "<td>0.123456</td>" * 17 + "</tr></tbody></table><script src='https://example.org/x.js'></script>"
-    return new_notebook(cells=[
-        new_markdown_cell(f"# {question}\n\n> {answer}"),
-        new_code_cell("d_h = 32 # size of one head\nseed = 0", metadata={"tags": ["parameters"]}),
-        new_markdown_cell("## Method\n\nEach head projects to $d_h$ dimensions, whatever $d_m / h$ is:\n\n"
-                          r"$$\mathrm{head}_i = \mathrm{softmax}\left(\frac{QW_i^Q(KW_i^K)^\top}{\sqrt{d_h}}\right) VW_i^V, \qquad W_i^Q, W_i^K, W_i^V \in \mathbb{R}^{d_m \times d_h}$$"
-                          "\n\n| row | $d_h$ | note |\n|---|---|---|\n| Base | 32 | $d_m / h$ |\n| wide | 48 | larger than $d_m / h$ |"),
-        new_code_cell("model = TransPoseR(d_h=d_h)\nfit(model, data)", outputs=[
-            new_output("stream", name="stderr", text="GPU available: False\n"), new_output("stream", name="stdout", text="epoch 3: loss 0.00123, " + "a long line " * 20 + "\n"),
-            new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "FloatProgress(value=0.0)"})]),
-        new_markdown_cell("## Result"),
-        new_code_cell(f"record.figure(fig, '{figure}', 'Figure 1', 'Predicted poses');", outputs=[new_output("display_data", data={"image/png": png, "text/plain": "<Figure>"})]),
-        new_code_cell("frame", outputs=[new_output("execute_result", data={"text/html": frame, "text/plain": "..."}, execution_count=1)]),
-        new_code_cell("#| hide\nimport nbdev; nbdev.nbdev_export()"),
-    ])
+    frame = (
+        '<style scoped>.dataframe tbody tr th { vertical-align: top; }</style><table border="1" class="dataframe"><thead><tr><th></th>'
+        + "".join(f"<th>joint_{i:02d}</th>" for i in range(17))
+        + "</tr></thead><tbody><tr><th>AP</th>"
+        + "<td>0.123456</td>" * 17
+        + "</tr></tbody></table><script src='https://example.org/x.js'></script>"
+    )
+    return new_notebook(
+        cells=[
+            new_markdown_cell(f"# {question}\n\n> {answer}"),
+            new_code_cell("d_h = 32 # size of one head\nseed = 0", metadata={"tags": ["parameters"]}),
+            new_markdown_cell(
+                "## Method\n\nEach head projects to $d_h$ dimensions, whatever $d_m / h$ is:\n\n"
+                r"$$\mathrm{head}_i = \mathrm{softmax}\left(\frac{QW_i^Q(KW_i^K)^\top}{\sqrt{d_h}}\right) VW_i^V, \qquad W_i^Q, W_i^K, W_i^V \in \mathbb{R}^{d_m \times d_h}$$"
+                "\n\n| row | $d_h$ | note |\n|---|---|---|\n| Base | 32 | $d_m / h$ |\n| wide | 48 | larger than $d_m / h$ |"
+            ),
+            new_code_cell(
+                "model = TransPoseR(d_h=d_h)\nfit(model, data)",
+                outputs=[
+                    new_output("stream", name="stderr", text="GPU available: False\n"),
+                    new_output("stream", name="stdout", text="epoch 3: loss 0.00123, " + "a long line " * 20 + "\n"),
+                    new_output(
+                        "display_data",
+                        data={
+                            "application/vnd.jupyter.widget-view+json": {"model_id": "x"},
+                            "text/plain": "FloatProgress(value=0.0)",
+                        },
+                    ),
+                ],
+            ),
+            new_markdown_cell("## Result"),
+            new_code_cell(
+                f"record.figure(fig, '{figure}', 'Figure 1', 'Predicted poses');",
+                outputs=[new_output("display_data", data={"image/png": png, "text/plain": "<Figure>"})],
+            ),
+            new_code_cell(
+                "frame",
+                outputs=[
+                    new_output("execute_result", data={"text/html": frame, "text/plain": "..."}, execution_count=1)
+                ],
+            ),
+            new_code_cell("#| hide\nimport nbdev; nbdev.nbdev_export()"),
+        ]
+    )
 
 
 def train(name, seed, rng):
     d_h, share_qk = SETTINGS[name]
-    r = run_record("flexible_heads/pose2d", dict(profile="smoke", run=f"{name}_s{seed}", seed=seed, d_m=256, d_h=d_h, share_qk=share_qk, epochs=12), data={"people": "9f2c1b7a52d3e610"},
-                   device="cpu (2 threads)", versions={"python": "3.11.9", "torch": "2.12.0", "timm": "1.0.31"}, git={"commit": "4c1d2e7f90ab" * 3 + "4c1d", "clean": seed != 2})
+    r = run_record(
+        "flexible_heads/pose2d",
+        dict(profile="smoke", run=f"{name}_s{seed}", seed=seed, d_m=256, d_h=d_h, share_qk=share_qk, epochs=12),
+        data={"people": "9f2c1b7a52d3e610"}, device="cpu (2 threads)",
+        versions={"python": "3.11.9", "torch": "2.12.0", "timm": "1.0.31"},
+        git={"commit": "4c1d2e7f90ab" * 3 + "4c1d", "clean": seed != 2},
+    )
     for boxes, drop in (("gt", 0), ("detector:simulated", .06)):
         for metric, gain in (("AP", 0), ("AR", .035)):
             v = .52 + d_h / 3000 + rng.normal(0, .01) - drop + gain
-            r.add(f"{metric}_{boxes.split(':')[0]}", v, ci=(v - .021, v + .022), n=256, protocol={**COCO, "metric": metric, "boxes": boxes})
+            r.add(
+                f"{metric}_{boxes.split(':')[0]}", v, ci=(v - 0.021, v + 0.022), n=256,
+                protocol={**COCO, "metric": metric, "boxes": boxes},
+            )
     r.add("AP_M", -1, n=0, protocol={**COCO, "metric": "AP_M", "boxes": "gt"})
     r.add("parameters", 5.79e6 + 8192 * (d_h - 32), protocol={"metric": "trainable parameters"})
-    r.add("ms", 40 + d_h / 4, ci=(39 + d_h / 4, 42 + d_h / 4), n=30, unit="ms", protocol={"metric": "forward", "batch": 1, "device": "cpu"})
-    r.figure(picture(seed), "poses", "Poses", f"Predicted (colour) and true (white) joints on three validation persons, {name}, seed {seed}.")
+    r.add(
+        "ms", 40 + d_h / 4, ci=(39 + d_h / 4, 42 + d_h / 4), n=30, unit="ms",
+        protocol={"metric": "forward", "batch": 1, "device": "cpu"},
+    )
+    r.figure(
+        picture(seed), "poses", "Poses",
+        f"Predicted (colour) and true (white) joints on three validation persons, {name}, seed {seed}.",
+    )
     plt.close("all")
     r.notes = ["Backward of grid_sample is not deterministic on a GPU."] * (seed == 0)
     r.save()
-    nbformat.write(notebook("How well does one head size do?", "Base reaches 0.53 AP on synthetic people.", "poses"), r.path / "report.ipynb")
+    nbformat.write(
+        notebook("How well does one head size do?", "Base reaches 0.53 AP on synthetic people.", "poses"),
+        r.path / "report.ipynb",
+    )
 
 
 def summary(records, published):
-    top = run_record("flexible_heads/table1", dict(profile="smoke", run="main"), device="cpu (2 threads)", git={"commit": "4c1d2e7f90ab" * 3 + "4c1d", "clean": True})
+    top = run_record(
+        "flexible_heads/table1", dict(profile="smoke", run="main"), device="cpu (2 threads)",
+        git={"commit": "4c1d2e7f90ab" * 3 + "4c1d", "clean": True},
+    )
     groups = {name: [r for r in records if r.run.startswith(name)] for name in SETTINGS}
-    table = Table("Table 1", "Head size in 2D pose on synthetic people (smoke profile): mean over three seeds, 95 % intervals in brackets.", [
-        Column("$d_h$", key="d_h"), Column("parameters", {"metric": "trainable parameters"}, "M", digits=2, scale=1e-6), Column("forward", {"metric": "forward"}, "ms", digits=1),
-        Column("AP", {"boxes": "gt"}, group="Ground-truth boxes", key="ap"), Column("AR", {"boxes": "gt"}, group="Ground-truth boxes", key="ar"),
-        Column("AP", {"boxes": "detector:simulated"}, group="Simulated detector", key="ap_det"), Column("AR", {"boxes": "detector:simulated"}, group="Simulated detector", key="ar_det"),
-        Column("AP", published=True, group="Published", key="pub"), Column("AR", published=True, group="Published", key="pub_ar"),
-        Column("to published", {"metric": "AP", "boxes": "gt"}, group="Difference in AP", key="diff"), Column("to base", {"metric": "AP", "boxes": "gt"}, group="Difference in AP", key="gain"), Column("Verdict", key="verdict")])
+    table = Table(
+        "Table 1",
+        "Head size in 2D pose on synthetic people (smoke profile): mean over three seeds, 95 % intervals in brackets.",
+        [
+            Column("$d_h$", key="d_h"),
+            Column("parameters", {"metric": "trainable parameters"}, "M", digits=2, scale=1e-6),
+            Column("forward", {"metric": "forward"}, "ms", digits=1),
+            Column("AP", {"boxes": "gt"}, group="Ground-truth boxes", key="ap"),
+            Column("AR", {"boxes": "gt"}, group="Ground-truth boxes", key="ar"),
+            Column("AP", {"boxes": "detector:simulated"}, group="Simulated detector", key="ap_det"),
+            Column("AR", {"boxes": "detector:simulated"}, group="Simulated detector", key="ar_det"),
+            Column("AP", published=True, group="Published", key="pub"),
+            Column("AR", published=True, group="Published", key="pub_ar"),
+            Column("to published", {"metric": "AP", "boxes": "gt"}, group="Difference in AP", key="diff"),
+            Column("to base", {"metric": "AP", "boxes": "gt"}, group="Difference in AP", key="gain"),
+            Column("Verdict", key="verdict"),
+        ],
+    )
     rows = {"base": "Base 256/32", "dh16": "Propio 256/16", "dh48": "Propio 256/48", "qk64": "Propio Q=K 256/64"}
     base = mean_cell(groups["base"], "AP_gt")
     for name, runs in groups.items():
         ap, theirs = mean_cell(runs, "AP_gt"), published_cell(published[rows[name], "AP"])
-        cells = {"d_h": param_cell(runs[0], "d_h"), "parameters": cell(runs[0], "parameters"), "forward": cell(runs[0], "ms"), "ap": ap, "ar": mean_cell(runs, "AR_gt"),
-                 "ap_det": mean_cell(runs, "AP_detector"), "ar_det": mean_cell(runs, "AR_detector"), "pub": theirs, "pub_ar": published_cell(published[rows[name], "AR"]), "diff": difference_cell(ap, theirs)}
-        if name != "base": cells |= {"gain": difference_cell(ap, base, ci=(-.012, .034)), "verdict": text_cell("no difference shown", runs + groups["base"])}
+        cells = {
+            "d_h": param_cell(runs[0], "d_h"), "parameters": cell(runs[0], "parameters"),
+            "forward": cell(runs[0], "ms"), "ap": ap, "ar": mean_cell(runs, "AR_gt"),
+            "ap_det": mean_cell(runs, "AP_detector"), "ar_det": mean_cell(runs, "AR_detector"), "pub": theirs,
+            "pub_ar": published_cell(published[rows[name], "AR"]), "diff": difference_cell(ap, theirs),
+        }
+        if name != "base":
+            cells |= {
+                "gain": difference_cell(ap, base, ci=(-0.012, 0.034)),
+                "verdict": text_cell("no difference shown", runs + groups["base"]),
+            }
         table.add_row(rows[name].replace("Propio", "Ours").replace("Base", "Base"), cells)
     table.add_row("TransPose-R-A4, ground-truth boxes", {"pub": published_cell(published["TransPose-R-A4", "AP"])})
     save_table(table, top, "table1")
-    for name, title, caption, size in (("poses", "Figure 1", "2D poses on three validation persons: predicted joints in colour, true joints in white.", (6.4, 2.6)),
-                                       ("rank", "Figure 9", "Effective rank of the score matrices against head size, one point a head.", (4.5, 3))):
+    for name, title, caption, size in (
+        (
+            "poses", "Figure 1",
+            "2D poses on three validation persons: predicted joints in colour, true joints in white.", (6.4, 2.6),
+        ),
+        ("rank", "Figure 9", "Effective rank of the score matrices against head size, one point a head.", (4.5, 3)),
+    ):
         top.figure(picture(3, size), name, title, caption)
     plt.close("all")
-    video = top.video(np.linspace(0, 255, 12 * 48 * 64 * 3).reshape(12, 48, 64, 3).astype(np.uint8), "turn", "Figure 2", "The same pose, turning.")
+    video = top.video(
+        np.linspace(0, 255, 12 * 48 * 64 * 3).reshape(12, 48, 64, 3).astype(np.uint8), "turn", "Figure 2",
+        "The same pose, turning.",
+    )
     top.notes = ["Synthetic data, scaled down: these numbers are not comparable to the published ones."]
     top.save()
-    page = notebook("Does a freed head size $d_h$ help in 2D pose?", "At this size no gain over the base can be told from noise; the gain in the published table is between two box protocols.", "poses")
-    page.cells.append(new_code_cell("record.video(frames, 'turn', 'Figure 2', 'The same pose, turning.')", outputs=[new_output("display_data", data={"text/html": video._repr_html_(), "text/plain": "<Video>"})]))
+    page = notebook(
+        "Does a freed head size $d_h$ help in 2D pose?",
+        "At this size no gain over the base can be told from noise; the gain in the published table is between two box protocols.",
+        "poses",
+    )
+    page.cells.append(
+        new_code_cell(
+            "record.video(frames, 'turn', 'Figure 2', 'The same pose, turning.')",
+            outputs=[new_output("display_data", data={"text/html": video._repr_html_(), "text/plain": "<Video>"})],
+        )
+    )
     nbformat.write(page, top.path / "report.ipynb")
 
 
@@ -103,16 +191,22 @@ def demo(home, monkeypatch):
     monkeypatch.setenv("THESIS_OUTPUTS", str(home))
     rng = np.random.default_rng(0)
     for name in SETTINGS:
-        for seed in range(3): train(name, seed, rng)
+        for seed in range(3):
+            train(name, seed, rng)
     summary(read_records(home / "smoke"), load_published("flexible_heads_table1"))
-    for path in sorted(home.rglob("report.ipynb")): run_html(path)
-    return build_index(home / "smoke", about="Every experiment on data that the package makes itself, scaled down to minutes on two cores. It shows that all parts work together; its numbers are not comparable to the published ones.")
+    for path in sorted(home.rglob("report.ipynb")):
+        run_html(path)
+    return build_index(
+        home / "smoke",
+        about="Every experiment on data that the package makes itself, scaled down to minutes on two cores. It shows that all parts work together; its numbers are not comparable to the published ones.",
+    )
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     home = tmp_path_factory.mktemp("outputs")
-    with pytest.MonkeyPatch.context() as patch: demo(home, patch)
+    with pytest.MonkeyPatch.context() as patch:
+        demo(home, patch)
     return home
 
 
@@ -132,7 +226,10 @@ def test_every_number_opens_its_run(tree):
         links = [a["href"] for a in td.select("a[href]")]
         assert links and all(href.endswith("report.html") for href in links), td
     for row in soup.select(".tl-table tbody tr"):
-        if row.select(".tl-run"): assert all((tree / "smoke" / a["href"]).name == "record.json" for a in row.select("a.tl-record")) and row.select("a.tl-record")
+        if row.select(".tl-run"):
+            assert all(
+                (tree / "smoke" / a["href"]).name == "record.json" for a in row.select("a.tl-record")
+            ) and row.select("a.tl-record")
     values = {r.run: f"{r.metrics['AP_gt'].value:.3f}" for r in read_records(tree / "smoke") if "AP_gt" in r.metrics}
     shown = {a["href"].split("/")[-2]: a.text.split(": ")[1] for a in soup.select("td.tl-run:nth-of-type(4) li a")}
     assert shown == values
@@ -150,9 +247,13 @@ def test_firewall(tree, field, value):
     a, b = run(tree), run(tree, "dh16_s0")
     b.add("AP_gt", .5, protocol={**b.metrics["AP_gt"].protocol, field: value})
     table = Table("T", "c", [Column("AP", {"boxes": "gt"})]).add_row("base", {"AP": cell(a, "AP_gt")})
-    with pytest.raises(DataError, match=rf"table 'T', row 'other', column 'AP': the column is for {field} = .+ but flexible_heads/pose2d/dh16_s0 has {field} = {value}"):
+    with pytest.raises(
+        DataError,
+        match=rf"table 'T', row 'other', column 'AP': the column is for {field} = .+ but flexible_heads/pose2d/dh16_s0 has {field} = {value}",
+    ):
         table.add_row("other", {"AP": cell(b, "AP_gt")})
-    with pytest.raises(DataError, match=f"another '{field}'"): difference_cell(cell(a, "AP_gt"), cell(b, "AP_gt"))
+    with pytest.raises(DataError, match=f"another '{field}'"):
+        difference_cell(cell(a, "AP_gt"), cell(b, "AP_gt"))
 
 
 def test_published_is_never_ours(tree):
@@ -161,22 +262,42 @@ def test_published_is_never_ours(tree):
     assert gap.pop("Base 256/32") > .05 and max(gap.values()) < .031 # the signature of the two box protocols
     assert {p.protocol["boxes"] for (row, _), p in published.items() if row.startswith("Propio")} == {"gt"}
     table = Table("T", "c", [Column("AP", {"boxes": "gt"}), Column("published", published=True)])
-    with pytest.raises(DataError, match="a published value may only stand"): table.add_row("x", {"AP": published_cell(published["Base 256/32", "AP"])})
-    with pytest.raises(DataError, match="a number of ours may not stand"): table.add_row("x", {"published": cell(run(tree), "AP_gt")})
+    with pytest.raises(DataError, match="a published value may only stand"):
+        table.add_row("x", {"AP": published_cell(published["Base 256/32", "AP"])})
+    with pytest.raises(DataError, match="a number of ours may not stand"):
+        table.add_row("x", {"published": cell(run(tree), "AP_gt")})
     same = run(tree).add("AP_gt", .74, protocol={"dataset": "COCO 2017", "split": "val", "boxes": "gt"})
-    ours = run(tree); ours.metrics["AP_gt"] = same
-    assert difference_cell(cell(ours, "AP_gt"), published_cell(published["Propio 256/32", "AP"])).value == pytest.approx(-.001)
+    ours = run(tree)
+    ours.metrics["AP_gt"] = same
+    assert difference_cell(
+        cell(ours, "AP_gt"), published_cell(published["Propio 256/32", "AP"])
+    ).value == pytest.approx(-0.001)
 
 
 def test_three_metrics_of_the_hourglass_are_never_compared(tree):
     published = load_published("hourglass")
     for split in ("validation", "test"): # what the seed prints as gain is the difference of what it prints
-        plain, modified, gain = (published[row, split].value for row in ("One hourglass", "Modified", "Modified − one hourglass"))
+        plain, modified, gain = (
+            published[row, split].value for row in ("One hourglass", "Modified", "Modified − one hourglass")
+        )
         assert gain == pytest.approx(modified - plain)
     assert all("not defined" in p.protocol["metric"] for p in published.values())
-    assert len({published[key].protocol["metric"] for key in (("Modified", "visible"), ("Olsen 2A", "visible"), ("Newell et al. 2016", "limbs"))}) == 3
-    ours = run(tree); ours.add("crop@0.05", 44., protocol={"dataset": "COCO 2017", "split": "test", "joints": "all", "visibility": "labelled"})
-    assert difference_cell(cell(ours, "crop@0.05"), published_cell(published["Modified", "test"])).text == "not comparable"
+    assert (
+        len(
+            {
+                published[key].protocol["metric"]
+                for key in (("Modified", "visible"), ("Olsen 2A", "visible"), ("Newell et al. 2016", "limbs"))
+            }
+        )
+        == 3
+    )
+    ours = run(tree)
+    ours.add(
+        "crop@0.05", 44.0, protocol={"dataset": "COCO 2017", "split": "test", "joints": "all", "visibility": "labelled"}
+    )
+    assert (
+        difference_cell(cell(ours, "crop@0.05"), published_cell(published["Modified", "test"])).text == "not comparable"
+    )
 
 
 def test_saved_table(tree):
@@ -195,31 +316,50 @@ def test_saved_table(tree):
 
 def test_table_cannot_be_written(tree, tmp_path):
     (tmp_path / "tables").write_text("in the way")
-    with pytest.raises(DataError, match="tables/t: the table could not be written"): save_table(Table("T", "c", [Column("x")]), tmp_path, "t")
+    with pytest.raises(DataError, match="tables/t: the table could not be written"):
+        save_table(Table("T", "c", [Column("x")]), tmp_path, "t")
 
 
 def test_report_of_a_run(tree):
     page = (tree / "smoke/flexible_heads/pose2d/base_s0/report.html").read_text()
     soup = BeautifulSoup(page, "html.parser")
-    assert len(soup.select("math")) >= 4 and not soup.select("merror") and "$" not in soup.select_one("main").get_text().replace("'$", "")
+    assert (
+        len(soup.select("math")) >= 4
+        and not soup.select("merror")
+        and "$" not in soup.select_one("main").get_text().replace("'$", "")
+    )
     assert "FloatProgress" not in page and "nbdev_export" not in page and "example.org" not in page
     assert not soup.select("details[open]") and soup.select_one("details.code summary").text == "parameters"
-    assert soup.select_one("figure.fig figcaption strong").text == "Poses." and soup.select_one("h1").text.startswith("How well")
+    assert soup.select_one("figure.fig figcaption strong").text == "Poses." and soup.select_one("h1").text.startswith(
+        "How well"
+    )
 
 
 def test_a_video_plays_from_the_report_and_from_the_index(tree):
-    report, index = (BeautifulSoup((tree / "smoke" / p).read_text(), "html.parser") for p in ("flexible_heads/table1/main/report.html", "index.html"))
-    assert report.select_one("figure.fig video source")["src"].startswith("data:video/webm;base64,") and report.select("figure.fig figcaption strong")[-1].text == "Figure 2."
-    assert index.select_one("figure.fig video")["src"].endswith("figures/turn.webm") and (tree / "smoke" / index.select_one("figure.fig video")["poster"]).is_file()
+    report, index = (
+        BeautifulSoup((tree / "smoke" / p).read_text(), "html.parser")
+        for p in ("flexible_heads/table1/main/report.html", "index.html")
+    )
+    assert (
+        report.select_one("figure.fig video source")["src"].startswith("data:video/webm;base64,")
+        and report.select("figure.fig figcaption strong")[-1].text == "Figure 2."
+    )
+    assert (
+        index.select_one("figure.fig video")["src"].endswith("figures/turn.webm")
+        and (tree / "smoke" / index.select_one("figure.fig video")["poster"]).is_file()
+    )
 
 
 def test_report_refuses(tmp_path):
     path = tmp_path / "report.ipynb"
-    with pytest.raises(DataError, match="report.ipynb: no such notebook"): run_html(path)
+    with pytest.raises(DataError, match="report.ipynb: no such notebook"):
+        run_html(path)
     path.write_text("{")
-    with pytest.raises(DataError, match="report.ipynb: not a notebook"): run_html(path)
+    with pytest.raises(DataError, match="report.ipynb: not a notebook"):
+        run_html(path)
     nbformat.write(new_notebook(cells=[new_markdown_cell("![x](https://example.org/x.png)")]), path)
-    with pytest.raises(DataError, match="would load https://example.org/x.png"): run_html(path)
+    with pytest.raises(DataError, match="would load https://example.org/x.png"):
+        run_html(path)
     assert not path.with_suffix(".html").exists()
 
 
@@ -239,7 +379,8 @@ def copy(tree, tmp_path):
 def test_index_refuses(copy, spoil, message):
     spoil(copy / "flexible_heads/table1/main")
     before = (copy / "index.html").read_bytes()
-    with pytest.raises(DataError, match=re.escape(message)): build_index(copy)
+    with pytest.raises(DataError, match=re.escape(message)):
+        build_index(copy)
     assert (copy / "index.html").read_bytes() == before # what was there is kept
 
 
@@ -249,17 +390,32 @@ def test_check_finds(copy):
     (top / "figures/poses.png").write_bytes(b"")
     (top / "figures/turn.webm").unlink()
     (copy / "flexible_heads/pose2d/base_s0/report.html").unlink()
-    (copy / "extra.html").write_text('<a href="#nowhere">a</a><link rel="stylesheet" href="https://example.org/a.css"><style>@import "//example.org/b.css";</style>')
+    (copy / "extra.html").write_text(
+        '<a href="#nowhere">a</a><link rel="stylesheet" href="https://example.org/a.css"><style>@import "//example.org/b.css";</style>'
+    )
     found = "\n".join(check_html(copy))
-    for text in ("turn.webm' leads nowhere", "rank.png' shows one colour only", "poses.png' is empty", "pose2d/base_s0/report.html' leads nowhere", "'#nowhere': the page has no such place",
-                 "extra.html: loads https://example.org/a.css", "extra.html: loads //example.org/b.css"): assert text in found
+    for text in (
+        "turn.webm' leads nowhere", "rank.png' shows one colour only", "poses.png' is empty",
+        "pose2d/base_s0/report.html' leads nowhere", "'#nowhere': the page has no such place",
+        "extra.html: loads https://example.org/a.css", "extra.html: loads //example.org/b.css",
+    ):
+        assert text in found
     assert check_html(copy / "flexible_heads/pose2d/dh16_s0/figures") != [] # no page at all
 
 
 def test_command_line(copy):
-    call = lambda *args: subprocess.run([sys.executable, "-m", "thesis_lib.report", *map(str, args)], capture_output=True, text=True)
-    good = call("html", copy / "flexible_heads/table1/main/report.ipynb", copy / "flexible_heads/pose2d/base_s0/report.ipynb")
+    def call(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "thesis_lib.report", *map(str, args)], capture_output=True, text=True
+        )
+    good = call(
+        "html", copy / "flexible_heads/table1/main/report.ipynb", copy / "flexible_heads/pose2d/base_s0/report.ipynb"
+    )
     assert good.returncode == 0 and len(good.stdout.split()) == 2
     (copy / "flexible_heads/table1/main/record.json").write_text("{")
     bad = call("index", copy)
-    assert bad.returncode == 1 and len(bad.stderr.strip().splitlines()) == 1 and "record.json: not valid JSON" in bad.stderr
+    assert (
+        bad.returncode == 1
+        and len(bad.stderr.strip().splitlines()) == 1
+        and "record.json: not valid JSON" in bad.stderr
+    )

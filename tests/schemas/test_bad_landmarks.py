@@ -19,8 +19,10 @@ def path(tmp_path):
 
 def set_field(path, line, column, text): # line from 1, column from -1 (the index)
     lines = path.read_text().splitlines()
-    fields = lines[line - 1].split(","); fields[column + 1] = text
-    lines[line - 1] = ",".join(fields); path.write_text("\n".join(lines) + "\n")
+    fields = lines[line - 1].split(",")
+    fields[column + 1] = text
+    lines[line - 1] = ",".join(fields)
+    path.write_text("\n".join(lines) + "\n")
 
 @pytest.mark.parametrize("text", ["abc", "", " ", "0.5.5", "1e", "--1", "0x1p3", "1_0", "½", "None", "'0.5'", "=A1"])
 def test_text_in_a_number(path, text):
@@ -35,7 +37,10 @@ def test_a_number_that_is_not_finite(path, text):
 @pytest.mark.parametrize("text", ["1.01", "-0.01", "5", "1.00001"])
 def test_visibility_out_of_range(path, text):
     set_field(path, 41, 131, text)
-    says(lambda: read_recording(path), "WAVE.txt, line 41: column 131 (right_foot_index visibility) is", "expected 0 to 1")
+    says(
+        lambda: read_recording(path), "WAVE.txt, line 41: column 131 (right_foot_index visibility) is",
+        "expected 0 to 1",
+    )
 
 @pytest.mark.parametrize("text", ["1.0000005", "-0.0000005", "1", "0"])
 def test_visibility_that_rounding_left_at_the_border(path, text):
@@ -49,22 +54,27 @@ def test_pixels_instead_of_shares(path):
 @pytest.mark.parametrize("change, said", [(lambda row: row + ",0.5", "134 columns"), (lambda row: row.rsplit(",", 1)[0], "132 columns"), (lambda row: row.split(",")[0], "1 columns"),
                                           (lambda row: row.replace(",", ";"), "1 columns"), (lambda row: "", "1 columns"), (lambda row: row + ",", "134 columns")])
 def test_a_row_of_another_length(path, change, said):
-    lines = path.read_text().splitlines(); lines[9] = change(lines[9]); path.write_text("\n".join(lines))
+    lines = path.read_text().splitlines()
+    lines[9] = change(lines[9])
+    path.write_text("\n".join(lines))
     says(lambda: read_recording(path), "WAVE.txt, line 10: has", said, "expected 133")
 
 def test_all_rows_of_another_length(path):
-    lines = path.read_text().splitlines(); path.write_text("\n".join([lines[0], *(line + ",1" for line in lines[1:])]))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *(line + ",1" for line in lines[1:])]))
     says(lambda: read_recording(path), "WAVE.txt, line 2: has 134 columns; expected 133")
 
 def test_a_file_cut_in_the_middle_of_a_row(path):
-    whole = path.read_bytes(); path.write_bytes(whole[:len(whole)//2])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole)//2])
     number = whole[:len(whole)//2].count(b"\n") + 1
     says(lambda: read_recording(path), f"WAVE.txt, line {number}: has", "expected 133")
 
 @pytest.mark.parametrize("header, said", [(HEADER + ",132", "134 columns"), (HEADER.rsplit(",", 1)[0], "132 columns"), ("a" + HEADER, "the columns 'a,0,1"), (HEADER.replace(",7,", ",8,"), "the columns ',0,1,2"),
                                           (HEADER.replace(",", "\t"), "1 columns"), ("", "")])
 def test_another_header(path, header, said):
-    lines = path.read_text().splitlines(); path.write_text("\n".join([header, *lines[1:]]))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *lines[1:]]))
     says(lambda: read_recording(path), "WAVE.txt, line 1: the header has", said, "expected 133")
 
 def test_no_header(path):
@@ -95,14 +105,18 @@ def test_a_file_that_may_not_be_read(path):
 
 def test_harmless_differences_are_read(path):
     as_written = read_recording(path)
-    for change in (lambda b: b.replace(b"\n", b"\r\n"), lambda b: b"\xef\xbb\xbf" + b, lambda b: b.rstrip(), lambda b: b + b"\n\n", lambda b: b.replace(b",", b", ", 40)):
+    for change in (
+        lambda b: b.replace(b"\n", b"\r\n"), lambda b: b"\xef\xbb\xbf" + b, lambda b: b.rstrip(), lambda b: b + b"\n\n",
+        lambda b: b.replace(b",", b", ", 40),
+    ):
         path.write_bytes(change(path.read_bytes()))
         assert (read_recording(path).landmarks == as_written.landmarks).all()
 
 def test_round_trip_is_exact(tmp_path):
     rng = np.random.default_rng(0)
     landmarks = rng.integers(0, 2**32, (200, 33, 4), np.uint32).view(np.float32) # any bits
-    landmarks = np.where(np.isfinite(landmarks) & (abs(landmarks) < 100), landmarks, np.float32(.1)); landmarks[..., 3] = rng.random((200, 33), np.float32)
+    landmarks = np.where(np.isfinite(landmarks) & (abs(landmarks) < 100), landmarks, np.float32(.1))
+    landmarks[..., 3] = rng.random((200, 33), np.float32)
     frame = np.cumsum(rng.integers(1, 4, 200))
     write_recording(Recording(landmarks, frame, "noise"), tmp_path/"noise.txt")
     back = read_recording(tmp_path/"noise.txt")
@@ -121,18 +135,28 @@ def test_classes_of_different_column_counts(path):
     says(lambda: read_folder(path.parent), "WAVE.txt, line 1: has 133 columns where HALPE.txt has 79")
 
 def test_one_bad_file_of_a_folder_is_named(path):
-    write_recording(made(action="run"), path.parent/"RUN.txt"); set_field(path.parent/"RUN.txt", 5, 0, "?")
+    write_recording(made(action="run"), path.parent/"RUN.txt")
+    set_field(path.parent/"RUN.txt", 5, 0, "?")
     says(lambda: read_folder(path.parent), "RUN.txt, line 5: column 0 (nose x) is '?'")
 
 def test_a_recording_shorter_than_a_window(path):
     write_recording(made(12, "run"), path.parent/"RUN.txt")
-    says(lambda: cut_windows(read_folder(path.parent), frames=30), "RUN.txt: has 12 frames in a row; expected at least the 30 of a window")
+    says(
+        lambda: cut_windows(read_folder(path.parent), frames=30),
+        "RUN.txt: has 12 frames in a row; expected at least the 30 of a window",
+    )
     write_recording(made(frame=2*np.arange(40)), path) # a gap after every frame
-    says(lambda: cut_windows([read_recording(path)], frames=2), "WAVE.txt: has 1 frames in a row without a gap (of 40 in all)")
+    says(
+        lambda: cut_windows([read_recording(path)], frames=2),
+        "WAVE.txt: has 1 frames in a row without a gap (of 40 in all)",
+    )
 
 def test_a_split_that_cannot_be(path):
     w = cut_windows([read_recording(path)], frames=5, stride=1)
-    says(lambda: folds(w, "recordings"), "split 'recordings': 3 parts, expected 2 to 1, the most into which recordings can be dealt")
+    says(
+        lambda: folds(w, "recordings"),
+        "split 'recordings': 3 parts, expected 2 to 1, the most into which recordings can be dealt",
+    )
     says(lambda: folds(w, "people", 0), "split 'people': 1 parts, expected 2 to 1")
     says(lambda: folds(w, "takes"), "split 'takes' is unknown; expected one of windows, blocks, recordings, people")
 
@@ -148,4 +172,6 @@ def test_data_sets_that_are_not_there(tmp_path, monkeypatch):
 @pytest.mark.skipif(not os.environ.get("THESIS_DATA"), reason="THESIS_DATA is unset")
 def test_real_recordings_keep_the_rules():
     for r in actions("exercises4") + actions("rec"):
-        assert len(r) > 50 and r.gaps == 0 and re.fullmatch("[a-z ]+", r.action) and r.landmarks.shape[1] == BLAZEPOSE33.k
+        assert (
+            len(r) > 50 and r.gaps == 0 and re.fullmatch("[a-z ]+", r.action) and r.landmarks.shape[1] == BLAZEPOSE33.k
+        )

@@ -10,17 +10,25 @@ from thesis_lib.stores import radiographs as radiographs_module
 from thesis_lib.stores.radiographs import RadiographAugment, build, lesion_masks, masked_bce, positive_weight, predict
 from thesis_lib.datasets.synthetic_radiographs import make_radiographs
 from thesis_lib.metrics import ClassEval
-from thesis_lib.schemas import CLASSES, ChestSet, HEALTHY, MAX_PIXELS, Region, check_radiographs, encode_findings, parse_findings, read_radiograph, region_mask
+from thesis_lib.schemas import (
+    CLASSES, ChestSet, HEALTHY, MAX_PIXELS, Region, check_radiographs, encode_findings, parse_findings, read_radiograph,
+    region_mask,
+)
 
 
 def make_set(folder, n=8):
     "`n` noise radiographs of 80 x 100 with a box each, always the same."
-    folder = Path(folder); folder.mkdir(exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
     paths = [folder/f"{i:03d}.png" for i in range(n)]
     for i, path in enumerate(paths):
-        if not path.exists(): cv2.imwrite(str(path), cv2.resize(np.random.default_rng(i).integers(20, 255, (10, 8), np.uint8), (80, 100)))
+        if not path.exists():
+            cv2.imwrite(str(path), cv2.resize(np.random.default_rng(i).integers(20, 255, (10, 8), np.uint8), (80, 100)))
     labels = encode_findings([("Mass",), ("Healthy",)]*(n//2))
-    return ChestSet("noise", "train", paths, dict(original=labels), [f"p{i//2}" for i in range(n)], ["a"]*n, [Region(0, "Mass", (10., 20., 30., 30.))])
+    return ChestSet(
+        "noise", "train", paths, dict(original=labels), [f"p{i // 2}" for i in range(n)], ["a"] * n,
+        [Region(0, "Mass", (10.0, 20.0, 30.0, 30.0))],
+    )
 
 @pytest.fixture
 def noise(tmp_path): return make_set(tmp_path/"radiographs")
@@ -33,16 +41,26 @@ RAMP = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(48, 0)
 def test_kinds_of_pixels_become_grey(tmp_path, kind):
     deep, grey = kind in ("I;16", "12 bits", "tiff16", "I"), Image.fromarray(RAMP)
     path = tmp_path/("x.tif" if kind in ("tiff16", "I") else "x.jpg" if kind == "CMYK" else "x.png")
-    image = Image.fromarray((RAMP*(16. if kind == "12 bits" else 257.)).astype(np.int32 if kind == "I" else np.uint16)) if deep else \
-        grey.convert("RGB").quantize(256) if kind == "P" else grey.convert("RGB").convert(kind) if kind == "CMYK" else grey.convert(kind)
+    image = (
+        Image.fromarray((RAMP * (16.0 if kind == "12 bits" else 257.0)).astype(np.int32 if kind == "I" else np.uint16))
+        if deep
+        else grey.convert("RGB").quantize(256)
+        if kind == "P"
+        else grey.convert("RGB").convert(kind)
+        if kind == "CMYK"
+        else grey.convert(kind)
+    )
     image.save(path)
     radiograph = read_radiograph(path, (64, 48))
     assert radiograph.dtype == np.uint8 and radiograph.shape == (48, 64) and radiograph.flags.writeable
-    if kind != "1": assert np.abs(radiograph.astype(int) - RAMP).max() <= 8 # JPEG and palettes are not exact
-    if kind in ("L", "LA", "RGB", "RGBA") or deep: assert np.array_equal(radiograph, RAMP)
+    if kind != "1":
+        assert np.abs(radiograph.astype(int) - RAMP).max() <= 8 # JPEG and palettes are not exact
+    if kind in ("L", "LA", "RGB", "RGBA") or deep:
+        assert np.array_equal(radiograph, RAMP)
 
 def test_transparent_is_black(tmp_path):
-    clear = Image.fromarray(np.full((20, 30), 200, np.uint8)).convert("LA"); clear.putalpha(Image.fromarray(np.where(np.arange(30) < 10, 0, 255).astype(np.uint8)[None].repeat(20, 0)))
+    clear = Image.fromarray(np.full((20, 30), 200, np.uint8)).convert("LA")
+    clear.putalpha(Image.fromarray(np.where(np.arange(30) < 10, 0, 255).astype(np.uint8)[None].repeat(20, 0)))
     clear.save(tmp_path/"c.png")
     radiograph = read_radiograph(tmp_path/"c.png")
     assert (radiograph[:, :10] == 0).all() and (radiograph[:, 10:] == 200).all()
@@ -54,8 +72,10 @@ def test_float_pixels_are_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("left", [.1, .5, .9])
 def test_truncated(tmp_path, kind, left):
-    buffer = io.BytesIO(); Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120), np.uint8)).save(buffer, kind)
-    path = tmp_path/"cut.png"; path.write_bytes(buffer.getvalue()[:int(len(buffer.getvalue())*left)])
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120), np.uint8)).save(buffer, kind)
+    path = tmp_path/"cut.png"
+    path.write_bytes(buffer.getvalue()[:int(len(buffer.getvalue())*left)])
     says(lambda: read_radiograph(path), "cut.png", "cannot be decoded", "expected a complete file")
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + b"\0"*40])
@@ -66,14 +86,18 @@ def test_not_an_image(tmp_path, content):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels(tmp_path):
-    wide = Image.new("1", (12000, 5000)); wide.save(tmp_path/"wide.png")
+    wide = Image.new("1", (12000, 5000))
+    wide.save(tmp_path/"wide.png")
     assert read_radiograph(tmp_path/"wide.png").shape == (5000, 12000) # wide is allowed
     Image.new("1", (10000, MAX_PIXELS//10000 + 1)).save(tmp_path/"huge.png")
     says(lambda: read_radiograph(tmp_path/"huge.png"), "huge.png", "million pixels", "scale the image down first")
 
 def test_mask_of_another_size(tmp_path, noise):
     cv2.imwrite(str(tmp_path/"mask.png"), np.full((50, 80), 255, np.uint8))
-    says(lambda: region_mask(Region(0, "Mass", mask=tmp_path/"mask.png"), (80, 100)), "mask.png", "80 x 50 pixels", "expected 80 x 100")
+    says(
+        lambda: region_mask(Region(0, "Mass", mask=tmp_path / "mask.png"), (80, 100)), "mask.png", "80 x 50 pixels",
+        "expected 80 x 100",
+    )
     says(lambda: region_mask(Region(0, "Mass", mask=tmp_path/"none.png"), (80, 100)), "none.png", "missing")
 
 @pytest.mark.parametrize("damage, part", [(lambda p: p.unlink(), "missing"), (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be decoded"), (lambda p: p.write_text("no"), "not an image")])
@@ -83,9 +107,14 @@ def test_store_names_the_bad_radiograph(noise, tmp_path, damage, part):
     assert folders(tmp_path/"cache") == []
 
 def test_missing_radiographs_are_counted_before_the_work(noise, tmp_path):
-    for i in (2, 6): noise.paths[i].unlink()
-    says(lambda: check_radiographs(noise), "002.png: the image file is missing, with 1 more of the 8 radiographs of noise/train")
-    shutil.rmtree(tmp_path/"radiographs"); says(lambda: check_radiographs(noise), "with 7 more of the 8")
+    for i in (2, 6):
+        noise.paths[i].unlink()
+    says(
+        lambda: check_radiographs(noise),
+        "002.png: the image file is missing, with 1 more of the 8 radiographs of noise/train",
+    )
+    shutil.rmtree(tmp_path/"radiographs")
+    says(lambda: check_radiographs(noise), "with 7 more of the 8")
 
 
 # ---- labels
@@ -99,43 +128,73 @@ def test_healthy_with_a_finding_that_is_no_class():
     assert parse_findings("ards|Mass|Mass", others=["ARDS"]) == ("Mass",)
 
 def test_contradiction_in_a_table_of_labels(noise):
-    labels = noise.labels["original"].copy(); labels[3, CLASSES.index("Mass")] = 1
-    says(lambda: replace(noise, labels=dict(original=labels)), "noise/train, original labels: radiograph 3 is labelled Healthy and Mass")
+    labels = noise.labels["original"].copy()
+    labels[3, CLASSES.index("Mass")] = 1
+    says(
+        lambda: replace(noise, labels=dict(original=labels)),
+        "noise/train, original labels: radiograph 3 is labelled Healthy and Mass",
+    )
     labels[3, HEALTHY] = np.nan
     replace(noise, labels=dict(original=labels)) # not labelled is no contradiction
 
 @pytest.mark.parametrize("value", [2, -1, .5, np.inf])
 def test_label_that_is_none(noise, value):
-    labels = noise.labels["original"].copy(); labels[4, 2] = value
+    labels = noise.labels["original"].copy()
+    labels[4, 2] = value
     says(lambda: replace(noise, labels=dict(original=labels)), "radiograph 4: Effusion is", "expected 0, 1 or nan")
 
-@pytest.mark.parametrize("change, part", [(dict(patients=["a"]), "1 patients for 8 radiographs"), (dict(sources=["a"]*9), "9 sources for 8 radiographs"), (dict(labels={}), "no version of labels"), (dict(paths=[]), "no radiograph"),
-    (dict(regions=[Region(8, "Mass", (0, 0, 1, 1))]), "region 0 is on radiograph 8"), (dict(regions=[Region(0, "Mss", (0, 0, 1, 1))]), "'Mss'"), (dict(regions=[Region(0, "Mass", (0, 0, 0, 1))]), "width and height above 0")])
-def test_sets_that_do_not_fit_together(noise, change, part): says(lambda: replace(noise, **change), "noise/train", part)
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (dict(patients=["a"]), "1 patients for 8 radiographs"),
+        (dict(sources=["a"] * 9), "9 sources for 8 radiographs"), (dict(labels={}), "no version of labels"),
+        (dict(paths=[]), "no radiograph"),
+        (dict(regions=[Region(8, "Mass", (0, 0, 1, 1))]), "region 0 is on radiograph 8"),
+        (dict(regions=[Region(0, "Mss", (0, 0, 1, 1))]), "'Mss'"),
+        (dict(regions=[Region(0, "Mass", (0, 0, 0, 1))]), "width and height above 0"),
+    ],
+)
+def test_sets_that_do_not_fit_together(noise, change, part):
+    says(lambda: replace(noise, **change), "noise/train", part)
 
-def test_radiograph_listed_twice(noise): says(lambda: replace(noise, paths=[*noise.paths[:7], noise.paths[2]]), "002.png is listed twice")
+def test_radiograph_listed_twice(noise):
+    says(lambda: replace(noise, paths=[*noise.paths[:7], noise.paths[2]]), "002.png is listed twice")
 
 def test_version_that_is_not_there(noise, tmp_path):
     store = build(noise, 16, cache_dir=tmp_path/"cache")
     says(lambda: store.batch([0], labels="relabelled"), "noise/train: no labels named 'relabelled'; there are original")
-    both = replace(store, radiographs=replace(noise, labels=dict(a=noise.labels["original"], b=noise.labels["original"])))
+    both = replace(
+        store, radiographs=replace(noise, labels=dict(a=noise.labels["original"], b=noise.labels["original"]))
+    )
     says(lambda: both.batch([0]), "there are a, b") # which one is never guessed
     says(lambda: lesion_masks(store, "Nodule"), "no region of 'Nodule'; there are Mass")
 
 
 # ---- a class with one kind of label
 def test_class_with_one_kind_of_label_has_no_auc_and_a_reason(noise, tmp_path):
-    store, model = build(noise, 16, cache_dir=tmp_path/"cache"), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 16))
-    labels = noise.labels["original"].copy(); labels[:, CLASSES.index("Edema")] = np.nan; labels[:, CLASSES.index("Fibrosis")] = 1
+    store, model = (
+        build(noise, 16, cache_dir=tmp_path / "cache"),
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 16)),
+    )
+    labels = noise.labels["original"].copy()
+    labels[:, CLASSES.index("Edema")] = np.nan
+    labels[:, CLASSES.index("Fibrosis")] = 1
     found = ClassEval(labels, predict(model, store), CLASSES, noise.patients, noise.sources, labels="original")
     summary, why = found.summarize(), found.undefined
-    assert sorted(c for c in CLASSES if np.isfinite(summary[c])) == ["Healthy", "Mass"] and np.isfinite(summary["macro"])
-    assert len(why) == 14 and all(np.isnan(summary[c]) for c in why) and len({why[c] for c in ("Edema", "Fibrosis", "Hernia")}) == 3, why
+    assert sorted(c for c in CLASSES if np.isfinite(summary[c])) == ["Healthy", "Mass"] and np.isfinite(
+        summary["macro"]
+    )
+    assert (
+        len(why) == 14
+        and all(np.isnan(summary[c]) for c in why)
+        and len({why[c] for c in ("Edema", "Fibrosis", "Hernia")}) == 3
+    ), why
 
 def test_class_with_one_kind_of_label_does_not_disturb_the_loss():
     labels = torch.tensor([[1., 0, float("nan")], [1, 0, float("nan")]])
     assert positive_weight(labels).tolist() == [1, 1, 1]
-    logits = torch.zeros(2, 3, requires_grad=True); masked_bce(logits, labels, positive_weight(labels)).backward()
+    logits = torch.zeros(2, 3, requires_grad=True)
+    masked_bce(logits, labels, positive_weight(labels)).backward()
     assert logits.grad.isfinite().all() and (logits.grad[:, 2] == 0).all()
 
 
@@ -145,15 +204,18 @@ def _build(noise, cache, slow, limit, out): # in a process of its own
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    try: out.put(build(noise, 64, cache_dir=cache, workers=1).images.sum().item())
-    except DataError as e: out.put(f"DataError: {e}")
+    try:
+        out.put(build(noise, 64, cache_dir=cache, workers=1).images.sum().item())
+    except DataError as e:
+        out.put(f"DataError: {e}")
 
 FORK = multiprocessing.get_context("fork") # torch is imported already
 
 def start(noise, cache, slow=0., limit=0):
     "A process that builds the store, and the queue of its answer."
     out = FORK.SimpleQueue()
-    child = FORK.Process(target=_build, args=(noise, cache, slow, limit, out)); child.start()
+    child = FORK.Process(target=_build, args=(noise, cache, slow, limit, out))
+    child.start()
     return child, out
 
 def kill_when(child, seen): # SIGKILL as soon as `seen()` is true
@@ -161,7 +223,8 @@ def kill_when(child, seen): # SIGKILL as soon as `seen()` is true
     while not seen():
         assert child.is_alive() and time.time() - started < 120
         time.sleep(.02)
-    child.kill(); child.join()
+    child.kill()
+    child.join()
 
 def test_killed_build_leaves_no_store(noise, tmp_path):
     cache = tmp_path/"cache"
@@ -173,13 +236,15 @@ def test_killed_build_leaves_no_store(noise, tmp_path):
 
 def test_two_processes_build_once(noise, tmp_path):
     both = [start(noise, tmp_path/"cache", slow=.1) for _ in range(2)]
-    for child, _ in both: child.join(120)
+    for child, _ in both:
+        child.join(120)
     first, second = (out.get() for _, out in both)
     assert first == second and isinstance(first, int) and len(folders(tmp_path/"cache")) == 1
 
 def test_damaged_store_is_named(noise, tmp_path):
     build(noise, 16, cache_dir=tmp_path/"cache")
-    path = next((tmp_path/"cache").glob("*/images.npy")); path.write_bytes(path.read_bytes()[:500])
+    path = next((tmp_path/"cache").glob("*/images.npy"))
+    path.write_bytes(path.read_bytes()[:500])
     says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "radiograph store is damaged", "delete the folder")
 
 def test_too_little_space_is_said_before_anything_is_written(noise, tmp_path, monkeypatch):
@@ -189,25 +254,32 @@ def test_too_little_space_is_said_before_anything_is_written(noise, tmp_path, mo
     assert folders(tmp_path/"cache") == []
 
 def test_write_refused_by_the_system(noise, tmp_path):
-    child, out = start(noise, tmp_path/"cache", limit=15_000) # bytes a file may have: less than four of eight radiographs
-    child.join(120); answer = out.get()
+    # bytes a file may have: less than four of eight radiographs
+    child, out = start(noise, tmp_path/"cache", limit=15_000)
+    child.join(120)
+    answer = out.get()
     assert "DataError: " in answer and "could not be written" in answer and folders(tmp_path/"cache") == []
 
 def test_disk_full_while_radiographs_are_drawn(tmp_path, monkeypatch):
     def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(Path, "write_bytes", full)
-    says(lambda: make_radiographs(tmp_path, n_images=3), "train-3", "the radiographs could not be written, no space left on device")
+    says(
+        lambda: make_radiographs(tmp_path, n_images=3), "train-3",
+        "the radiographs could not be written, no space left on device",
+    )
     assert folders(tmp_path) == []
     monkeypatch.undo()
     assert len(make_radiographs(tmp_path, n_images=3)) == 3
 
 def test_killed_drawing_leaves_no_set(tmp_path):
-    child = FORK.Process(target=make_radiographs, args=(tmp_path,), kwargs=dict(n_images=20_000)); child.start()
+    child = FORK.Process(target=make_radiographs, args=(tmp_path,), kwargs=dict(n_images=20_000))
+    child.start()
     kill_when(child, lambda: list(tmp_path.glob("*.part/films/*")))
     assert folders(tmp_path) and all(name.endswith(".part") for name in folders(tmp_path))
 
 @pytest.mark.parametrize("wrong, part", [(dict(split="test"), "split is 'test'; expected 'train' or 'val'"), (dict(n_images=0), "n_images is 0; expected at least 1")])
-def test_radiographs_that_cannot_be(tmp_path, wrong, part): says(lambda: make_radiographs(tmp_path, **wrong), "radiographs: ", part)
+def test_radiographs_that_cannot_be(tmp_path, wrong, part):
+    says(lambda: make_radiographs(tmp_path, **wrong), "radiographs: ", part)
 
 
 # ---- the same pixels whoever asks
@@ -217,9 +289,14 @@ def store(noise, tmp_path): return build(noise, 32, cache_dir=tmp_path/"cache")
 def test_second_build_reads_the_cache(noise, store, tmp_path, monkeypatch):
     monkeypatch.setattr(radiographs_module, "read_radiograph", lambda *a: pytest.fail("a radiograph was decoded"))
     again = build(noise, 32, cache_dir=tmp_path/"cache")
-    assert torch.equal(again.images, store.images) and again.about == store.about and np.array_equal(again.sizes, store.sizes)
+    assert (
+        torch.equal(again.images, store.images)
+        and again.about == store.about
+        and np.array_equal(again.sizes, store.sizes)
+    )
 
-def test_batches_depend_on_nothing_but_seed_epoch_and_row(store): depends_on_nothing_but_seed_epoch_and_row(store, RadiographAugment())
+def test_batches_depend_on_nothing_but_seed_epoch_and_row(store):
+    depends_on_nothing_but_seed_epoch_and_row(store, RadiographAugment())
 
 def test_ranks_share_the_work(store): ranks_share_the_work(store, RadiographAugment())
 
@@ -227,4 +304,8 @@ def test_ranks_share_the_work(store): ranks_share_the_work(store, RadiographAugm
 @pytest.mark.parametrize("resident", [True, False])
 def test_a_gpu_makes_the_same_batch(store, resident):
     here, there = (s.batch(range(8), augment=RadiographAugment(), epoch=1) for s in (store, store.to("cuda", resident)))
-    assert all(x.is_cuda for x in there) and abs(here.images - there.images.cpu()).max() < 1e-2 and torch.equal(here.index, there.index.cpu())
+    assert (
+        all(x.is_cuda for x in there)
+        and abs(here.images - there.images.cpu()).max() < 1e-2
+        and torch.equal(here.index, there.index.cpu())
+    )

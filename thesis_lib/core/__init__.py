@@ -20,4 +20,6 @@ _PUBLIC = dict( # module -> its public names
     record=("Metric git_state versions device_name peak_memory_mb RunRecord run_record parameters "
         "quiet_stderr read_record read_records"),
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

@@ -19,6 +19,7 @@ def count_macs(model, *inputs) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     training, counter = model.training, FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter: model.eval()(*inputs)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model.eval()(*inputs)
     model.train(training)
     return counter.get_total_flops() // 2

@@ -17,14 +17,16 @@ __all__ = ['locked', 'write_atomic', 'whole_folder']
 @contextmanager
 def locked(path): # of the lock file; its folder is made
     "Hold an exclusive lock on a file for the length of a block; others wait."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 def write_atomic(path, content): # text or bytes
     "Write a file under a temporary name and rename it, so that a kill leaves the old one or the new one; `DataError` if it cannot be written."
-    path = Path(path); part = path.with_name(f".{path.name}.part")
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode())
         part.replace(path)
@@ -38,11 +40,14 @@ def whole_folder(
     what    # "the crops", for the message
 ): # the folder to fill, `<folder>.part`
     "A folder that appears under its name when the block has filled it, or not at all; `DataError` if the disk refuses."
-    folder = Path(folder); part = folder.with_name(f"{folder.name}.part")
+    folder = Path(folder)
+    part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True) # of a process that was killed
     try:
         part.mkdir(parents=True)
         yield part
         part.rename(folder)
-    except OSError as e: raise DataError(f"{folder}: {what} could not be written, {(e.strerror or str(e)).lower()}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
+    except OSError as e:
+        raise DataError(f"{folder}: {what} could not be written, {(e.strerror or str(e)).lower()}") from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -17,12 +17,14 @@ __all__ = ['content_hash', 'file_sha256', 'import_closure', 'source_hash']
 def content_hash(*parts) -> str: # 16 hexadecimal digits
     "SHA-256 of JSON-serialisable parts (or bytes), shortened."
     sha = hashlib.sha256()
-    for part in parts: sha.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
+    for part in parts:
+        sha.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
     return sha.hexdigest()[:16]
 
 def file_sha256(path) -> str: # 64 hexadecimal digits
     "SHA-256 of a file, read in pieces."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../../nbs/core/04_hashing.ipynb #3d471a1f
 def _imported(path: Path) -> set: # files of the same package that a module imports, at its top or inside of a function
@@ -36,19 +38,23 @@ def _imported(path: Path) -> set: # files of the same package that a module impo
             found |= {home.joinpath(*alias.name.split(".")).with_suffix(".py") for alias in node.names}
     return {f for f in found if f.is_relative_to(package) and f.is_file()}
 
-def _statements(path: Path) -> str: # of a module: no comment, no docstring, no list of public names, no import from its own package
+# of a module: no comment, no docstring, no list of public names, no import from its own package
+def _statements(path: Path) -> str:
     tree = ast.parse(path.read_text())
     tree.body = [n for n in tree.body if not ast.unparse(n).startswith("__all__ =")]
     for node in ast.walk(tree):
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)): continue
-        if ast.get_docstring(node) is not None: node.body = node.body[1:]
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
         node.body = [n for n in node.body if not (isinstance(n, ast.ImportFrom) and n.level)] or [ast.Pass()]
     return ast.unparse(tree)
 
 def import_closure(*objects) -> list[Path]: # sorted
     "Files of the modules in which `objects` (or modules themselves) are defined, and of all that these import from their own package."
     modules = (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
-    todo = {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"} # a notebook and the script made of it must agree
+    # a notebook and the script made of it must agree
+    todo = {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"}
     found = set()
     while todo:
         found.add(path := todo.pop())

@@ -14,11 +14,15 @@ __all__ = ['root', 'data_dir', 'data_root', 'run_dir']
 # %% ../../nbs/core/02_paths.ipynb #576bc2f3
 def root() -> Path: # folder that holds settings.ini
     "Project root: `$THESIS_ROOT`, or the nearest parent of the working directory, or of this package, with a `settings.ini`."
-    if (env := os.environ.get("THESIS_ROOT")): return Path(env).resolve()
+    if (env := os.environ.get("THESIS_ROOT")):
+        return Path(env).resolve()
     for start in (Path.cwd(), Path(__file__) if "__file__" in globals() else Path.cwd()):
         for folder in (start, *start.resolve().parents):
-            if (folder/"settings.ini").is_file(): return folder.resolve()
-    raise DataError(f"{Path.cwd().name}: neither this folder nor a parent holds settings.ini; run inside the project or set THESIS_ROOT")
+            if (folder/"settings.ini").is_file():
+                return folder.resolve()
+    raise DataError(
+        f"{Path.cwd().name}: neither this folder nor a parent holds settings.ini; run inside the project or set THESIS_ROOT"
+    )
 
 def data_dir() -> Path: # <root>/data
     "Where downloads and data sets made here are cached (git-ignored)."
@@ -27,10 +31,15 @@ def data_dir() -> Path: # <root>/data
 def data_root() -> Path: # the folder $THESIS_DATA names
     "Folder of the small real data sets; `DataError` if `THESIS_DATA` is unset or does not exist."
     env = os.environ.get("THESIS_DATA")
-    if not env: raise DataError("THESIS_DATA is unset: set it to the folder of the real data sets (data/README.md says what it must hold)")
+    if not env:
+        raise DataError(
+            "THESIS_DATA is unset: set it to the folder of the real data sets (data/README.md says what it must hold)"
+        )
     path = Path(env)
-    if not path.is_absolute(): path = next((p for p in (Path.cwd()/path, root()/path) if p.is_dir()), path)
-    if not path.is_dir(): raise DataError(f"THESIS_DATA={env}: no such folder; data/README.md says what it must hold")
+    if not path.is_absolute():
+        path = next((p for p in (Path.cwd()/path, root()/path) if p.is_dir()), path)
+    if not path.is_dir():
+        raise DataError(f"THESIS_DATA={env}: no such folder; data/README.md says what it must hold")
     return path.resolve()
 
 # %% ../../nbs/core/02_paths.ipynb #14283726

@@ -39,28 +39,40 @@ class Metric:
     protocol: dict = field(default_factory=dict) # flat: str -> scalar
 
     def __post_init__(self):
-        if self.ci is not None: self.ci = tuple(float(v) for v in self.ci)
+        if self.ci is not None:
+            self.ci = tuple(float(v) for v in self.ci)
         self.value = float(self.value)
         bad = [k for k, v in self.protocol.items() if not isinstance(v, (str, int, float, bool))]
-        if bad: raise DataError(f"protocol field {bad[0]!r}: expected a text, number or truth value, got {type(self.protocol[bad[0]]).__name__}")
+        if bad:
+            raise DataError(
+                f"protocol field {bad[0]!r}: expected a text, number or truth value, got {type(self.protocol[bad[0]]).__name__}"
+            )
 
     def __str__(self): return f"{self.value:.3f}" + (f" [{self.ci[0]:.3f}, {self.ci[1]:.3f}]" if self.ci else "")
 
 # %% ../../nbs/core/09_record.ipynb #2702a539
-_LIBRARIES = ("torch", "torchvision", "timm", "lightning", "numpy", "pycocotools", "opencv-python-headless", "scikit-learn")
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "lightning", "numpy", "pycocotools", "opencv-python-headless", "scikit-learn",
+)
 
 def git_state(folder=None) -> dict: # {"commit": sha or "", "clean": bool}
     "Commit of the checkout and whether its tracked files are unchanged; those under outputs/ shape no number and do not count."
     def git(*args): return subprocess.run(["git", "-C", str(folder or root()), *args], capture_output=True, text=True)
-    if shutil.which("git") is None or (head := git("rev-parse", "HEAD")).returncode: return {"commit": "", "clean": False}
-    return {"commit": head.stdout.strip(), "clean": not git("status", "--porcelain", "--untracked-files=no", ":(top,exclude)outputs").stdout.strip()}
+    if shutil.which("git") is None or (head := git("rev-parse", "HEAD")).returncode:
+        return {"commit": "", "clean": False}
+    return {
+        "commit": head.stdout.strip(),
+        "clean": not git("status", "--porcelain", "--untracked-files=no", ":(top,exclude)outputs").stdout.strip(),
+    }
 
 def versions() -> dict: # package -> version
     "Python and the libraries whose version can change a number."
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try: found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError: pass
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
     return found
 
 def device_name() -> str: # "NVIDIA H200" or "cpu (2 threads)"
@@ -105,7 +117,8 @@ def run_record(
 ) -> RunRecord: # live record with `.path` and a running clock
     "Open the record of a run; `.add`, `.figure` and `.save` fill and write it."
     missing = [k for k in ("profile", "run") if k not in params]
-    if missing: raise DataError(f"{experiment}: the parameters cell lacks {missing[0]!r}, which names the folder of the run")
+    if missing:
+        raise DataError(f"{experiment}: the parameters cell lacks {missing[0]!r}, which names the folder of the run")
     record = RunRecord(experiment, params["run"], params["profile"], dict(params), seed=params.get("seed", 0), **kwargs)
     record.path = run_dir(record.profile, experiment, record.run)
     record.path.mkdir(parents=True, exist_ok=True)
@@ -115,7 +128,11 @@ def run_record(
 # %% ../../nbs/core/09_record.ipynb #0992ff13
 def parameters(namespace: dict) -> dict: # name -> scalar
     "The flat scalars of a notebook's parameters cell: call as `parameters(globals())` right below it."
-    return {k: v for k, v in namespace.items() if not k.startswith("_") and isinstance(v, (str, int, float, bool)) and k not in _IPYTHON}
+    return {
+        k: v
+        for k, v in namespace.items()
+        if not k.startswith("_") and isinstance(v, (str, int, float, bool)) and k not in _IPYTHON
+    }
 
 _IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "display"}
 
@@ -129,9 +146,11 @@ def add(self: RunRecord, name: str, value, **kwargs):
 @patch
 def figure(self: RunRecord, fig, name: str, title: str, caption: str):
     "Save a matplotlib figure as `figures/<name>.png` and `.pdf` and list it for the report."
-    folder = self.path/"figures"; folder.mkdir(parents=True, exist_ok=True)
+    folder = self.path/"figures"
+    folder.mkdir(parents=True, exist_ok=True)
     for kind, options in dict(png=dict(dpi=160), pdf=dict(metadata={"CreationDate": None})).items():
-        file = io.BytesIO(); fig.savefig(file, format=kind, bbox_inches="tight", **options)
+        file = io.BytesIO()
+        fig.savefig(file, format=kind, bbox_inches="tight", **options)
         write_atomic(folder/f"{name}.{kind}", file.getvalue())
     self._list_figure(name=name, title=title, caption=caption)
     import matplotlib.pyplot as plt
@@ -164,15 +183,18 @@ def video(self: RunRecord,
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise DataError(f"{name}: expected frames (t h w 3) of uint8, got {frames.shape} of {frames.dtype}")
-    folder = self.path/"figures"; folder.mkdir(parents=True, exist_ok=True)
+    folder = self.path/"figures"
+    folder.mkdir(parents=True, exist_ok=True)
     h, w = (s - s % 2 for s in frames.shape[1:3]) # VP8 wants even sizes
     frames = np.ascontiguousarray(frames[:, :h, :w, ::-1])
     part = folder/f".{name}.part.webm"
     with quiet_stderr(): # the codec's tag is right for WebM, yet OpenCV remarks on it
         video = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"VP80"), fps, (w, h))
-        for frame in frames: video.write(frame)
+        for frame in frames:
+            video.write(frame)
         video.release()
-    if not part.exists() or not part.stat().st_size: raise DataError(f"{part}: the video could not be written; this build of OpenCV has no VP8, or the disk is full")
+    if not part.exists() or not part.stat().st_size:
+        raise DataError(f"{part}: the video could not be written; this build of OpenCV has no VP8, or the disk is full")
     part.replace(folder/f"{name}.webm")
     write_atomic(folder/f"{name}.png", cv2.imencode(".png", frames[len(frames) // 2])[1].tobytes())
     self._list_figure(name=name, title=title, caption=caption, video=True)
@@ -186,25 +208,39 @@ def quiet_stderr(): # what C code prints
         yield
     finally:
         os.dup2(kept, 2)
-        for f in (kept, nowhere): os.close(f)
+        for f in (kept, nowhere):
+            os.close(f)
 
 # %% ../../nbs/core/09_record.ipynb #c2effcd7
-_KINDS = {f.name: {"str": str, "int": int, "float": (int, float), "dict": dict, "list": list}[f.type] for f in fields(RunRecord)}
+_KINDS = {
+    f.name: {"str": str, "int": int, "float": (int, float), "dict": dict, "list": list}[f.type]
+    for f in fields(RunRecord)
+}
 
 def read_record(path) -> RunRecord: # with `.path`, the folder of the run
     "Read and check one `record.json`; `DataError` names the file and the field that is missing or of the wrong type."
     path = Path(path)
-    if path.is_dir(): path = path/"record.json"
-    try: raw = json.loads(path.read_text())
-    except FileNotFoundError: raise DataError(f"{path}: no such record; the run has not finished") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise DataError(f"{path}: not valid JSON ({e})") from None
-    if not isinstance(raw, dict): raise DataError(f"{path}: expected a JSON object, got {type(raw).__name__}")
+    if path.is_dir():
+        path = path/"record.json"
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such record; the run has not finished") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: not valid JSON ({e})") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(raw).__name__}")
     for name, kind in _KINDS.items():
-        if name not in raw: raise DataError(f"{path}: field {name!r} is missing")
-        if not isinstance(raw[name], kind): raise DataError(f"{path}: field {name!r} must be {kind}, got {type(raw[name]).__name__}")
-    if (unknown := set(raw) - set(_KINDS)): raise DataError(f"{path}: unknown field {sorted(unknown)[0]!r}")
-    try: raw["metrics"] = {name: Metric(**m) for name, m in raw["metrics"].items()}
-    except (TypeError, ValueError) as e: raise DataError(f"{path}: metrics must be objects with value, ci, n, unit, protocol ({e})") from None
+        if name not in raw:
+            raise DataError(f"{path}: field {name!r} is missing")
+        if not isinstance(raw[name], kind):
+            raise DataError(f"{path}: field {name!r} must be {kind}, got {type(raw[name]).__name__}")
+    if (unknown := set(raw) - set(_KINDS)):
+        raise DataError(f"{path}: unknown field {sorted(unknown)[0]!r}")
+    try:
+        raw["metrics"] = {name: Metric(**m) for name, m in raw["metrics"].items()}
+    except (TypeError, ValueError) as e:
+        raise DataError(f"{path}: metrics must be objects with value, ci, n, unit, protocol ({e})") from None
     record = RunRecord(**raw)
     record.path = path.parent
     return record

@@ -14,6 +14,8 @@ __all__ = ['set_seed']
 # %% ../../nbs/core/06_seeding.ipynb #e4e07d4b
 def set_seed(seed: int): # seed of python, numpy and torch
     "Seed every generator and ask torch for deterministic kernels (a warning where there is none)."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

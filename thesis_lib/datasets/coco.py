@@ -16,10 +16,15 @@ from ..skeletons import COCO17
 __all__ = ['ARCHIVES', 'DETECTIONS_FILE', 'DETECTIONS_SHA256', 'download_coco', 'fully_annotated', 'load_detections', 'load_coco']
 
 # %% ../../nbs/datasets/08_coco.ipynb #1071e994
-ARCHIVES = { # name: path on the server, bytes, SHA-256
-    "annotations": ("annotations/annotations_trainval2017.zip", 252_907_541, "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"),
+ARCHIVES = {  # name: path on the server, bytes, SHA-256
+    "annotations": (
+        "annotations/annotations_trainval2017.zip", 252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ),
     "val2017": ("zips/val2017.zip", 815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
-    "train2017": ("zips/train2017.zip", 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
+    "train2017": (
+        "zips/train2017.zip", 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+    ),
 }
 
 def download_coco(
@@ -31,7 +36,8 @@ def download_coco(
     "Download, verify and unpack COCO 2017; goes on where it stopped. `DataError` for a broken connection, another hash, a full disk."
     folder = Path(folder or data_dir()/"coco")
     for part in parts:
-        if part not in archives: raise DataError(f"COCO 2017 has no part {part!r}: expected some of {', '.join(archives)}")
+        if part not in archives:
+            raise DataError(f"COCO 2017 has no part {part!r}: expected some of {', '.join(archives)}")
         path, size, sha256 = archives[part]
         unpack(fetch(f"{server}/{path}", sha256, folder, disk=2*size), folder)
     return folder
@@ -43,26 +49,37 @@ _WHERE = f"the published boxes are in the Google Drive folder that github.com/le
 
 def _where(path): # where boxes come from
     folders = Path(path).parts
-    if "outputs" not in folders[:-2]: return _WHERE
+    if "outputs" not in folders[:-2]:
+        return _WHERE
     return f"a run of this project leaves it: `make reproduce PROFILE={folders[folders.index('outputs') + 1]}` makes it"
 
 def fully_annotated(
     pose_set: PoseSet # any data set
 ) -> PoseSet: # the images that are not marked otherwise
     "Only the images on which every person is annotated, the ones a detector can fairly be measured on; the whole of full COCO."
-    return subset_images(pose_set, [i["id"] for i in pose_set.coco["images"] if i.get("all_persons_annotated", True) is True])
+    return subset_images(
+        pose_set, [i["id"] for i in pose_set.coco["images"] if i.get("all_persons_annotated", True) is True]
+    )
 
 def load_detections(
     path,             # detections in COCO's result layout
     pose_set: PoseSet # images they are for, all people annotated
 ) -> list: # [{image_id, category_id, bbox, score}] of people on those images
     "A detector's person boxes; `DataError` if the file is missing, damaged, or for other images, or if people are not annotated."
-    if not Path(path).is_file(): raise DataError(f"{path}: no such file; {_where(path)}")
-    if len(fully_annotated(pose_set)) < len(pose_set): raise DataError(f"{pose_set.name}/{pose_set.split}: not every person is annotated on some images, where a detector would be charged for finding them; pass fully_annotated(pose_set)")
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; {_where(path)}")
+    if len(fully_annotated(pose_set)) < len(pose_set):
+        raise DataError(
+            f"{pose_set.name}/{pose_set.split}: not every person is annotated on some images, where a detector would be charged for finding them; pass fully_annotated(pose_set)"
+        )
     known, found = {i["id"] for i in pose_set.coco["images"]}, load_json(path)
-    if not isinstance(found, list) or not all(isinstance(d, dict) for d in found): raise DataError(f"{path}: expected a list of detections")
+    if not isinstance(found, list) or not all(isinstance(d, dict) for d in found):
+        raise DataError(f"{path}: expected a list of detections")
     kept = [d for d in found if d.get("category_id", 1) == 1 and d.get("image_id", None) in known | {None}]
-    if not kept: raise DataError(f"{path}: none of its {len(found)} boxes is a person on an image of {pose_set.name}/{pose_set.split}; is it for another split?")
+    if not kept:
+        raise DataError(
+            f"{path}: none of its {len(found)} boxes is a person on an image of {pose_set.name}/{pose_set.split}; is it for another split?"
+        )
     return check_detections(kept, pose_set, path)
 
 # %% ../../nbs/datasets/08_coco.ipynb #4c8cdfe2
@@ -73,14 +90,25 @@ def _notes(coco, split): # sentences on what differs from the official files
     images, people = coco["images"], [a for a in coco["annotations"] if a["num_keypoints"] > 0]
     other = [a.get("area_source", "coco") for a in people if a.get("area_source", "coco") != "coco"]
     partial = sum(i.get("all_persons_annotated", True) is not True for i in images)
-    return [note for says, note in (
-        (len(images) < _SIZES[split], f"A subset: {len(images)} of the {_SIZES[split]:,} images of {split}2017."),
-        (other, f"For {len(other)} of {len(people)} people the area is not COCO's own: {other.count('bbox_estimate')} are estimates from the box, "
-         f"{len(other) - other.count('bbox_estimate')} from another COCO file; it scales their OKS."),
-        (partial, f"On {partial} of {len(images)} images people without keypoints or crowd regions may lack annotations; a detector's boxes are used on the "
-         f"other {len(images) - partial} only."),
-    ) if says]
+    return [
+        note
+        for says, note in (
+            (len(images) < _SIZES[split], f"A subset: {len(images)} of the {_SIZES[split]:,} images of {split}2017."),
+            (
+                other,
+                f"For {len(other)} of {len(people)} people the area is not COCO's own: {other.count('bbox_estimate')} are estimates from the box, "
+                f"{len(other) - other.count('bbox_estimate')} from another COCO file; it scales their OKS.",
+            ),
+            (
+                partial,
+                f"On {partial} of {len(images)} images people without keypoints or crowd regions may lack annotations; a detector's boxes are used on the "
+                f"other {len(images) - partial} only.",
+            ),
+        )
+        if says
+    ]
 
+# %% ../../nbs/datasets/08_coco.ipynb #79c50baa
 def load_coco(
     split,           # "train" or "val"
     *,
@@ -88,15 +116,24 @@ def load_coco(
     boxes_file=None  # detections to add, as `AP_H_56.4` if it is the published file, else by its own name
 ) -> PoseSet: # with `boxes_file`: only the images on which every person is annotated
     "COCO 2017 keypoints, checked; `DataError` names what is missing or wrong and where to get it."
-    if split not in _SIZES: raise DataError(f"split {split!r}: expected train or val")
+    if split not in _SIZES:
+        raise DataError(f"split {split!r}: expected train or val")
     folder = Path(folder or data_dir()/"coco")
     path = folder/"annotations"/f"person_keypoints_{split}2017.json"
-    if not path.is_file(): raise DataError(f"{path}: no such file; {_MISSING}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {_MISSING}")
     coco = check_coco(load_json(path), COCO17, path)
-    for a in coco["annotations"]: a.pop("segmentation", None)
+    for a in coco["annotations"]:
+        a.pop("segmentation", None)
     pose_set = check_files(PoseSet("coco", split, coco, folder/f"{split}2017", notes=_notes(coco, split)))
     if boxes_file:
-        pose_set, published = fully_annotated(pose_set), Path(boxes_file).is_file() and file_sha256(boxes_file) == DETECTIONS_SHA256
+        pose_set, published = (
+            fully_annotated(pose_set), Path(boxes_file).is_file() and file_sha256(boxes_file) == DETECTIONS_SHA256,
+        )
         pose_set.detections["AP_H_56.4" if published else Path(boxes_file).stem] = load_detections(boxes_file, pose_set)
-        if not published: pose_set.notes = [*pose_set.notes, f"{Path(boxes_file).name} is not the published detections file (its SHA-256 differs): not comparable with numbers in print."]
+        if not published:
+            pose_set.notes = [
+                *pose_set.notes,
+                f"{Path(boxes_file).name} is not the published detections file (its SHA-256 differs): not comparable with numbers in print.",
+            ]
     return pose_set

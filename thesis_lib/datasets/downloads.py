@@ -15,14 +15,27 @@ from ..core.errors import DataError
 # %% ../../nbs/datasets/01_downloads.ipynb #75758d50
 def _download(url, out, part): # url -> out, by way of part, which may hold its beginning
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(url, stream=True, timeout=60, headers={"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}) as r:
+    with requests.get(
+        url, stream=True, timeout=60,
+        headers={"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})},
+    ) as r:
         if r.status_code != 416: # 416: nothing is left to fetch
             r.raise_for_status()
-            if r.status_code != 206: have = 0
-            with open(part, "ab" if have else "wb") as f, tqdm(total=have + int(r.headers.get("content-length", 0)), initial=have, unit="B", unit_scale=True, desc=part.stem) as bar:
-                for piece in r.iter_content(1 << 16): f.write(piece); bar.update(len(piece))
+            if r.status_code != 206:
+                have = 0
+            with (
+                open(part, "ab" if have else "wb") as f,
+                tqdm(
+                    total=have + int(r.headers.get("content-length", 0)), initial=have, unit="B", unit_scale=True,
+                    desc=part.stem,
+                ) as bar,
+            ):
+                for piece in r.iter_content(1 << 16):
+                    f.write(piece)
+                    bar.update(len(piece))
     os.replace(part, out)
 
+# %% ../../nbs/datasets/01_downloads.ipynb #2f2f8ea8
 def fetch(
     url,    # where the file is
     sha256, # its known hash, 64 hexadecimal digits
@@ -35,12 +48,23 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-        if not (folder/name).exists() and free < disk - (part.stat().st_size if part.exists() else 0): raise DataError(f"{folder}: {free/1e9:.1f} GB are free; {name} needs {disk/1e9:.1f} GB")
-        return Path(pooch.retrieve(url, f"sha256:{sha256}", name, folder, downloader=lambda url, out, _: _download(url, out, part)))
-    except DataError: raise
-    except requests.RequestException as e: raise DataError(f"{url}: the download failed ({type(e).__name__}); call again to go on from {part.stat().st_size if part.exists() else 0:,} bytes") from e
-    except OSError as e: raise DataError(f"{folder/name}: cannot be written ({e.strerror})") from e
-    except ValueError as e: raise DataError(f"{url}: the SHA-256 of what came is not the known {sha256[:12]}...; it was not kept") from e
+        if not (folder/name).exists() and free < disk - (part.stat().st_size if part.exists() else 0):
+            raise DataError(f"{folder}: {free/1e9:.1f} GB are free; {name} needs {disk/1e9:.1f} GB")
+        return Path(
+            pooch.retrieve(
+                url, f"sha256:{sha256}", name, folder, downloader=lambda url, out, _: _download(url, out, part)
+            )
+        )
+    except DataError:
+        raise
+    except requests.RequestException as e:
+        raise DataError(
+            f"{url}: the download failed ({type(e).__name__}); call again to go on from {part.stat().st_size if part.exists() else 0:,} bytes"
+        ) from e
+    except OSError as e:
+        raise DataError(f"{folder/name}: cannot be written ({e.strerror})") from e
+    except ValueError as e:
+        raise DataError(f"{url}: the SHA-256 of what came is not the known {sha256[:12]}...; it was not kept") from e
 
 # %% ../../nbs/datasets/01_downloads.ipynb #70420628
 def unpack(
@@ -53,14 +77,21 @@ def unpack(
         with zipfile.ZipFile(archive) as z:
             for m in z.infolist():
                 inside = (folder/m.filename).resolve().is_relative_to(folder.resolve())
-                if not inside or stat.S_ISLNK(m.external_attr >> 16): raise DataError(f"{archive}: its member {m.filename!r} would land outside {folder}; nothing was unpacked")
+                if not inside or stat.S_ISLNK(m.external_attr >> 16):
+                    raise DataError(
+                        f"{archive}: its member {m.filename!r} would land outside {folder}; nothing was unpacked"
+                    )
             for m in tqdm(z.infolist(), desc=archive.name, unit=" files"):
                 target = folder/m.filename
-                if m.is_dir() or target.is_file() and target.stat().st_size == m.file_size: continue
+                if m.is_dir() or target.is_file() and target.stat().st_size == m.file_size:
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 half = target.with_name(f"{target.name}.part")
-                with z.open(m) as source, open(half, "wb") as f: shutil.copyfileobj(source, f, 1 << 20)
+                with z.open(m) as source, open(half, "wb") as f:
+                    shutil.copyfileobj(source, f, 1 << 20)
                 os.replace(half, target)
-    except zipfile.BadZipFile as e: raise DataError(f"{archive}: damaged ({e}); delete it and download it again") from e
-    except OSError as e: raise DataError(f"{archive}: cannot be unpacked to {folder} ({e.strerror})") from e
+    except zipfile.BadZipFile as e:
+        raise DataError(f"{archive}: damaged ({e}); delete it and download it again") from e
+    except OSError as e:
+        raise DataError(f"{archive}: cannot be unpacked to {folder} ({e.strerror})") from e
     return folder

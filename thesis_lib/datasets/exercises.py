@@ -19,7 +19,8 @@ def class_name(file_name: str) -> str: # "JUMPING_JACKS" -> "jumping jacks"
     name = " ".join(file_name.replace("_", " ").replace("-", " ").lower().split())
     return _SAME.get(name, name)
 
-def _named(recordings): return [Recording(r.landmarks, r.frame, class_name(r.action), r.person, r.take, r.fps, r.path) for r in recordings]
+def _named(recordings):
+    return [Recording(r.landmarks, r.frame, class_name(r.action), r.person, r.take, r.fps, r.path) for r in recordings]
 
 def load_exercises4(
     folder # that holds exercises4/
@@ -32,7 +33,8 @@ def load_rec(
 ) -> list: # of `Recording`, a person for each folder
     "Recordings of several people; `DataError` names a missing folder or a bad file."
     folders = sorted(p for p in Path(folder).glob("rec*") if p.is_dir())
-    if not folders: raise DataError(f"{folder}: holds no folder rec00, rec01 ...; expected one for each person")
+    if not folders:
+        raise DataError(f"{folder}: holds no folder rec00, rec01 ...; expected one for each person")
     return [r for f in folders for r in _named(read_folder(f))]
 
 def shared(
@@ -41,7 +43,11 @@ def shared(
 ) -> list: # of `Recording`
     "Recordings of the actions that several people did; `DataError` if there are none."
     who = {}
-    for r in recordings: who.setdefault(r.action, set()).add(r.person)
+    for r in recordings:
+        who.setdefault(r.action, set()).add(r.person)
     kept = [r for r in recordings if len(who[r.action]) >= people]
-    if not kept: raise DataError(f"recordings: no action was done by {people} people; expected at least one of {', '.join(sorted(who))}")
+    if not kept:
+        raise DataError(
+            f"recordings: no action was done by {people} people; expected at least one of {', '.join(sorted(who))}"
+        )
     return kept

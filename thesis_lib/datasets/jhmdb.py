@@ -20,12 +20,17 @@ _WHERE = "get Rename_Images, joint_positions, puppet_mask and sub_splits from ht
 _PARTS = dict(train=1, val=2)
 
 def _variable(path, name, ndim): # of a MATLAB file -> array
-    if not path.is_file(): raise DataError(f"{path}: no such file; {_WHERE}")
-    try: mat = loadmat(path)
-    except Exception as e: raise DataError(f"{path}: cannot be read ({type(e).__name__}); expected a MATLAB file with {name}") from e
-    if name not in mat or mat[name].ndim != ndim: raise DataError(f"{path}: {name} is {mat[name].shape if name in mat else 'missing'}; expected {ndim} axes")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {_WHERE}")
+    try:
+        mat = loadmat(path)
+    except Exception as e:
+        raise DataError(f"{path}: cannot be read ({type(e).__name__}); expected a MATLAB file with {name}") from e
+    if name not in mat or mat[name].ndim != ndim:
+        raise DataError(f"{path}: {name} is {mat[name].shape if name in mat else 'missing'}; expected {ndim} axes")
     return mat[name]
 
+# %% ../../nbs/datasets/15_jhmdb.ipynb #22fb95be
 def read_clip(
     folder,       # holds Rename_Images/, joint_positions/ and puppet_mask/
     action, name  # folders of the clip
@@ -34,30 +39,41 @@ def read_clip(
     folder = Path(folder)
     path = folder/"joint_positions"/action/name/"joint_positions.mat"
     points = _variable(path, "pos_img", 3).astype(float)
-    if points.shape[:2] != (2, 15): raise DataError(f"{path}: pos_img is {points.shape}; expected (2, 15, frames)")
-    if not np.isfinite(points).all(): raise DataError(f"{path}: pos_img is not a number in frame {np.argwhere(~np.isfinite(points))[0, 2] + 1}")
+    if points.shape[:2] != (2, 15):
+        raise DataError(f"{path}: pos_img is {points.shape}; expected (2, 15, frames)")
+    if not np.isfinite(points).all():
+        raise DataError(f"{path}: pos_img is not a number in frame {np.argwhere(~np.isfinite(points))[0, 2] + 1}")
     points, n = points.transpose(2, 1, 0) - 1, points.shape[2]
     images = sorted((folder/"Rename_Images"/action/name).glob("*.png"))
-    if len(images) != n: raise DataError(f"{folder/'Rename_Images'/action/name}: holds {len(images)} frames; expected the {n} that are labelled ({_WHERE})")
+    if len(images) != n:
+        raise DataError(
+            f"{folder / 'Rename_Images' / action / name}: holds {len(images)} frames; expected the {n} that are labelled ({_WHERE})"
+        )
     boxes = _boxes(folder/"puppet_mask"/action/name/"puppet_mask.mat", n)
     visible = np.where(np.isfinite(boxes).all(1), 2, 0)[:, None, None]*np.ones((1, 15))
-    return VideoClip(f"jhmdb/{action}/{name}", ImageFrames(images), points[:, None], visible, boxes[:, None], JHMDB15, action)
+    return VideoClip(
+        f"jhmdb/{action}/{name}", ImageFrames(images), points[:, None], visible, boxes[:, None], JHMDB15, action
+    )
 
 def _boxes(path, n): # (t 4): the extent of the mask, pixel borders; NaN where it is empty
     mask = _variable(path, "part_mask", 3) > 0
-    if mask.shape[2] < n: raise DataError(f"{path}: part_mask has {mask.shape[2]} frames; expected {n}")
+    if mask.shape[2] < n:
+        raise DataError(f"{path}: part_mask has {mask.shape[2]} frames; expected {n}")
     boxes = np.full((n, 4), np.nan)
     for t in range(n):
         rows, columns = (np.flatnonzero(mask[..., t].any(axis)) for axis in (1, 0))
-        if len(rows): boxes[t] = columns[0] - .5, rows[0] - .5, columns[-1] + .5, rows[-1] + .5
+        if len(rows):
+            boxes[t] = columns[0] - .5, rows[0] - .5, columns[-1] + .5, rows[-1] + .5
     return boxes
 
 # %% ../../nbs/datasets/15_jhmdb.ipynb #3f2b805d
 def _listed(path): # sub_splits file -> (clip, part) for each line
     for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip(): continue
+        if not line.strip():
+            continue
         name, _, part = line.strip().rpartition(" ")
-        if not name.endswith(".avi") or part not in ("1", "2"): raise DataError(f"{path}, line {number}: {line[:60]!r}; expected '<clip>.avi 1' or '<clip>.avi 2'")
+        if not name.endswith(".avi") or part not in ("1", "2"):
+            raise DataError(f"{path}, line {number}: {line[:60]!r}; expected '<clip>.avi 1' or '<clip>.avi 2'")
         yield name.removesuffix(".avi"), int(part)
 
 def load_sub_jhmdb(
@@ -68,11 +84,20 @@ def load_sub_jhmdb(
     n_clips=0    # the first so many, 0 = all
 ) -> list: # of `VideoClip`, one person each
     "sub-JHMDB by one of its three official splits; `DataError` says where to get what is not there."
-    if split not in _PARTS: raise DataError(f"split {split!r}: expected train or val")
-    if official_split not in (1, 2, 3): raise DataError(f"official_split {official_split!r}: expected 1, 2 or 3")
+    if split not in _PARTS:
+        raise DataError(f"split {split!r}: expected train or val")
+    if official_split not in (1, 2, 3):
+        raise DataError(f"official_split {official_split!r}: expected 1, 2 or 3")
     folder = Path(folder or data_dir()/"jhmdb")
     files = sorted((folder/"sub_splits").glob(f"*_test_split_{official_split}.txt"))
-    if not files: raise DataError(f"{folder/'sub_splits'}: holds no <class>_test_split_{official_split}.txt; {_WHERE}")
-    wanted = [(f.name.rpartition("_test_split_")[0], name) for f in files for name, part in _listed(f) if part == _PARTS[split]]
-    if not wanted: raise DataError(f"{folder/'sub_splits'}: no clip of official_split {official_split} is in {split}")
+    if not files:
+        raise DataError(f"{folder/'sub_splits'}: holds no <class>_test_split_{official_split}.txt; {_WHERE}")
+    wanted = [
+        (f.name.rpartition("_test_split_")[0], name)
+        for f in files
+        for name, part in _listed(f)
+        if part == _PARTS[split]
+    ]
+    if not wanted:
+        raise DataError(f"{folder/'sub_splits'}: no clip of official_split {official_split} is in {split}")
     return [read_clip(folder, *clip) for clip in wanted[:n_clips or None]]

@@ -22,34 +22,50 @@ __all__ = ['SAME_SCENE', 'convert_lspet', 'load_lspet', 'as_coco17']
 _MARGIN = .15 # of the joints' extent, on each side
 _CATEGORY = dict(id=1, name="person", keypoints=list(LSP14.joints))
 
-def _person(number, joints, size): # joints (14 3): x, y, labelled -> annotation; None if fewer than two joints span a box
+# joints (14 3): x, y, labelled -> annotation; None if fewer than two joints span a box
+def _person(number, joints, size):
     seen = joints[:, 2] > 0
-    if seen.sum() < 2: return None
+    if seen.sum() < 2:
+        return None
     low, high = joints[seen, :2].min(0), joints[seen, :2].max(0)
     low, high = np.clip(low - _MARGIN*(high - low), 0, size), np.clip(high + _MARGIN*(high - low), 0, size)
-    if (high - low <= 0).any(): return None
+    if (high - low <= 0).any():
+        return None
     keypoints = np.where(seen[:, None], np.concatenate([joints[:, :2], np.full((14, 1), 2.)], 1), 0.)
-    return dict(id=number, image_id=number, category_id=1, iscrowd=0, keypoints=keypoints.round(2).ravel().tolist(), num_keypoints=int(seen.sum()),
-                bbox=[*low.round(2).tolist(), *(high - low).round(2).tolist()], area=float(np.prod(high - low).round(2)))
+    return dict(
+        id=number, image_id=number, category_id=1, iscrowd=0, keypoints=keypoints.round(2).ravel().tolist(),
+        num_keypoints=int(seen.sum()), bbox=[*low.round(2).tolist(), *(high - low).round(2).tolist()],
+        area=float(np.prod(high - low).round(2)),
+    )
 
+# %% ../../nbs/datasets/09_lspet.ipynb #946258b9
 def convert_lspet(
     folder # holds joints.mat and images/
 ) -> Path: # folder/lspet_keypoints.json, which `load_lspet` reads
     "Write the COCO layout of the original archive; `DataError` if joints.mat is missing or not 14 x 3 x n."
     folder = Path(folder)
-    try: joints = loadmat(folder/"joints.mat")["joints"]
-    except Exception as e: raise DataError(f"{folder/'joints.mat'}: cannot be read ({e}); expected the array joints of LSPet") from e
-    if joints.ndim != 3 or joints.shape[:2] != (14, 3): raise DataError(f"{folder/'joints.mat'}: joints is {joints.shape}; expected (14, 3, number of images)")
+    try:
+        joints = loadmat(folder/"joints.mat")["joints"]
+    except Exception as e:
+        raise DataError(f"{folder/'joints.mat'}: cannot be read ({e}); expected the array joints of LSPet") from e
+    if joints.ndim != 3 or joints.shape[:2] != (14, 3):
+        raise DataError(f"{folder/'joints.mat'}: joints is {joints.shape}; expected (14, 3, number of images)")
     coco = dict(images=[], annotations=[], categories=[_CATEGORY])
     for number in range(1, joints.shape[2] + 1):
         path = next((p for e in ("jpg", "png") if (p := folder/"images"/f"im{number:05d}.{e}").is_file()), None)
-        if path is None: continue # HR-LSPET leaves some out
-        with Image.open(path) as image: size = image.size
-        if (person := _person(number, joints[..., number - 1], size)) is None: continue
-        coco["images"].append(dict(id=number, file_name=path.name, width=size[0], height=size[1])); coco["annotations"].append(person)
-    if not coco["images"]: raise DataError(f"{folder/'images'}: holds no image im00001.jpg or .png with labelled joints")
+        if path is None:
+            continue # HR-LSPET leaves some out
+        with Image.open(path) as image:
+            size = image.size
+        if (person := _person(number, joints[..., number - 1], size)) is None:
+            continue
+        coco["images"].append(dict(id=number, file_name=path.name, width=size[0], height=size[1]))
+        coco["annotations"].append(person)
+    if not coco["images"]:
+        raise DataError(f"{folder/'images'}: holds no image im00001.jpg or .png with labelled joints")
     part = folder/"lspet_keypoints.json.part"
-    part.write_text(json.dumps(coco)); os.replace(part, folder/"lspet_keypoints.json")
+    part.write_text(json.dumps(coco))
+    os.replace(part, folder/"lspet_keypoints.json")
     return folder/"lspet_keypoints.json"
 
 # %% ../../nbs/datasets/09_lspet.ipynb #9adf148a
@@ -65,17 +81,33 @@ def load_lspet(
     validation=400  # the last so many images by number are the validation part
 ) -> PoseSet:
     "Leeds Sports Pose Extended, checked and split by blocks of numbers; `DataError` names what is missing or wrong."
-    if split not in ("train", "val"): raise DataError(f"split {split!r}: expected train or val")
+    if split not in ("train", "val"):
+        raise DataError(f"split {split!r}: expected train or val")
     folder = Path(folder or data_dir()/"lspet")
     path = folder/"lspet_keypoints.json"
-    if not path.is_file(): raise DataError(f"{path}: no such file; put images/ and joints.mat of LSPet there and call convert_lspet, or name another folder ($THESIS_DATA/lspet is the small set)")
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; put images/ and joints.mat of LSPet there and call convert_lspet, or name another folder ($THESIS_DATA/lspet is the small set)"
+        )
     coco = check_coco(load_json(path), LSP14, path)
     ids = sorted(i["id"] for i in coco["images"])
-    if not 0 < validation < len(ids): raise DataError(f"validation {validation}: expected 1 to {len(ids) - 1}, one less than the images in {path}")
+    if not 0 < validation < len(ids):
+        raise DataError(f"validation {validation}: expected 1 to {len(ids) - 1}, one less than the images in {path}")
     shared = SAME_SCENE.get((len(ids), validation))
-    note = f"{len(shared)} training images that show a scene of a validation image are left out (those that were found)." if shared else "Scenes may be on both sides of the split: it is by number, and shared scenes were not searched for."
-    whole = check_files(PoseSet("lspet", split, coco, folder/"images", LSP14,
-                                notes=["Crowd-sourced labels; one person annotated in each image, others not; no head boxes (normalise PCK by the torso).", note]))
+    note = (
+        f"{len(shared)} training images that show a scene of a validation image are left out (those that were found)."
+        if shared
+        else "Scenes may be on both sides of the split: it is by number, and shared scenes were not searched for."
+    )
+    whole = check_files(
+        PoseSet(
+            "lspet", split, coco, folder / "images", LSP14,
+            notes=[
+                "Crowd-sourced labels; one person annotated in each image, others not; no head boxes (normalise PCK by the torso).",
+                note,
+            ],
+        )
+    )
     return subset_images(whole, ids[-validation:] if split == "val" else set(ids[:-validation]) - set(shared or ()))
 
 # %% ../../nbs/datasets/09_lspet.ipynb #7467c31d
@@ -87,7 +119,16 @@ def as_coco17(
     kp = np.array([a["keypoints"] for a in people], dtype=float).reshape(-1, pose_set.skeleton.k, 3)
     points, visible = convert(kp[..., :2], kp[..., 2], pose_set.skeleton, COCO17)
     flat = np.concatenate([points, visible[..., None]], -1).reshape(len(people), -1)
-    moved = [{**a, "keypoints": k.tolist(), "num_keypoints": int(n)} for a, k, n in zip(people, flat, (visible > 0).sum(1))]
-    coco = {**pose_set.coco, "annotations": moved, "categories": [{"id": c["id"], "name": c["name"], "keypoints": list(COCO17.joints)} for c in pose_set.coco["categories"]]}
-    return replace(pose_set, coco=check_coco(coco, COCO17, f"{pose_set.name}/{pose_set.split}"), skeleton=COCO17,
-                   notes=[*pose_set.notes, f"{pose_set.skeleton.name} carried over to coco17: nose, eyes and ears unlabelled."])
+    moved = [
+        {**a, "keypoints": k.tolist(), "num_keypoints": int(n)} for a, k, n in zip(people, flat, (visible > 0).sum(1))
+    ]
+    coco = {
+        **pose_set.coco, "annotations": moved,
+        "categories": [
+            {"id": c["id"], "name": c["name"], "keypoints": list(COCO17.joints)} for c in pose_set.coco["categories"]
+        ],
+    }
+    return replace(
+        pose_set, coco=check_coco(coco, COCO17, f"{pose_set.name}/{pose_set.split}"), skeleton=COCO17,
+        notes=[*pose_set.notes, f"{pose_set.skeleton.name} carried over to coco17: nose, eyes and ears unlabelled."],
+    )

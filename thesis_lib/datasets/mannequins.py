@@ -43,7 +43,8 @@ class Part(NamedTuple):
     def placed(self, scale, offset): # -> Part in pixels
         return self._replace(a=self.a*scale + offset, b=self.b*scale + offset, ra=self.ra*scale, rb=self.rb*scale)
 
-def _shear(part): # -> (3 3) map from coordinates in which the part is round: the third of them is depth only; rows of its stretch
+# -> (3 3) map from coordinates in which the part is round: the third of them is depth only; rows of its stretch
+def _shear(part):
     stretch = part.frame @ np.diag(part.stretch) @ part.frame.T
     view = np.linalg.solve(stretch, [0, 0, 1])
     view /= np.linalg.norm(view)
@@ -52,7 +53,8 @@ def _shear(part): # -> (3 3) map from coordinates in which the part is round: th
     return stretch @ np.stack([side, np.cross(view, side), view], 1), np.linalg.norm(stretch[:2], axis=1)
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #7d9e15ed
-def _surface(x, y, axis, ra, rb): # pixels relative to end `a`, axis to end `b` -> hit, share of the axis, depth above `a`, normal (3 h w)
+# pixels relative to end `a`, axis to end `b` -> hit, share of the axis, depth above `a`, normal (3 h w)
+def _surface(x, y, axis, ra, rb):
     dx, dy, dz, dr = *axis.astype(np.float32), np.float32(rb - ra)
     length = max(dx*dx + dy*dy - dr*dr, np.float32(1e-4)*(ra + rb)**2)
     h, c = x*dx + y*dy + np.float32(ra)*dr, np.float32(ra*ra) - x*x - y*y # Q(t) = c + 2 h t - length t^2
@@ -68,31 +70,41 @@ class Canvas:
     "Depth, normal, owner and surface colour of every pixel; what is nearer hides what is farther."
     def __init__(self, size): # (w, h)
         self.size, (w, h) = size, size
-        self.depth, self.part, self.share = np.full((h, w), -1e9, np.float32), np.zeros((h, w), np.int16), np.zeros((h, w), np.float32)
+        self.depth, self.part, self.share = (
+            np.full((h, w), -1e9, np.float32), np.zeros((h, w), np.int16), np.zeros((h, w), np.float32),
+        )
         self.normal, self.parts, self.owners = np.zeros((3, h, w), np.float32), [None], [0]
 
     def window(self, low, high): # corners in pixels -> slices (rows, columns), None if outside
-        (x0, y0), (x1, y1) = np.maximum(np.floor(low), 0).astype(int), np.minimum(np.ceil(high).astype(int) + 1, self.size)
+        (x0, y0), (x1, y1) = (
+            np.maximum(np.floor(low), 0).astype(int), np.minimum(np.ceil(high).astype(int) + 1, self.size),
+        )
         return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
 
     def write(self, window, hit, depth, share, normal, part, owner): # where nearer than what is there
         hit = hit & (depth > self.depth[window])
-        if not hit.any(): return
-        self.parts.append(part); self.owners.append(owner)
-        for buffer, value in zip((self.depth, self.share, *self.normal), (depth, share, *normal)): np.copyto(buffer[window], value, where=hit)
+        if not hit.any():
+            return
+        self.parts.append(part)
+        self.owners.append(owner)
+        for buffer, value in zip((self.depth, self.share, *self.normal), (depth, share, *normal)):
+            np.copyto(buffer[window], value, where=hit)
         self.part[window][hit] = len(self.parts) - 1
 
+# %% ../../nbs/datasets/02_mannequins.ipynb #e81aeeff
 @patch
 def draw(self: Canvas, part: Part, owner=0): # owner: 0 a thing, 1.. people
     "Draw a round cone given in pixels."
     to_round, reach = (np.eye(3), np.ones(2)) if part.frame is None else _shear(part)
     ends, radii = np.stack([part.a, part.b])[:, :2], np.array([[part.ra], [part.rb]])*reach
     window = self.window((ends - radii).min(0), (ends + radii).max(0))
-    if window is None: return
+    if window is None:
+        return
     y, x = (np.arange(s.start, s.stop, dtype=np.float32) - np.float32(c) for s, c in zip(window, part.a[1::-1]))
     x, y = x[None], y[:, None]
     back = np.linalg.inv(to_round).astype(np.float32)
-    if part.frame is not None: x, y = back[0, 0]*x + back[0, 1]*y, back[1, 0]*x + back[1, 1]*y
+    if part.frame is not None:
+        x, y = back[0, 0]*x + back[0, 1]*y, back[1, 0]*x + back[1, 1]*y
     hit, share, depth, normal = _surface(x, y, back @ (part.b - part.a), part.ra, part.rb)
     if part.frame is not None:
         m = to_round.astype(np.float32)
@@ -104,22 +116,37 @@ def draw(self: Canvas, part: Part, owner=0): # owner: 0 a thing, 1.. people
 # %% ../../nbs/datasets/02_mannequins.ipynb #8f7d47a5
 _SKIN = [(255, 224, 196), (241, 194, 160), (224, 172, 125), (198, 134, 90), (141, 85, 52), (98, 64, 44)]
 _HAIR = [(34, 28, 26), (62, 42, 30), (110, 74, 44), (196, 158, 98), (150, 66, 34), (168, 166, 162)]
-_CLOTH = [(236, 234, 228), (40, 42, 48), (128, 132, 138), (34, 52, 92), (176, 44, 48), (112, 32, 50), (40, 92, 64), (36, 128, 128), (214, 168, 56), (222, 116, 52),
-          (226, 140, 160), (150, 122, 182), (116, 170, 214), (62, 92, 138), (158, 182, 92), (96, 74, 60)]
-_TROUSERS = [(52, 72, 112), (30, 38, 62), (38, 38, 42), (176, 156, 120), (116, 120, 126), (92, 96, 62), (92, 70, 54), (206, 202, 192), (104, 36, 48), (86, 118, 154)]
+_CLOTH = [
+    (236, 234, 228), (40, 42, 48), (128, 132, 138), (34, 52, 92), (176, 44, 48), (112, 32, 50), (40, 92, 64),
+    (36, 128, 128), (214, 168, 56), (222, 116, 52), (226, 140, 160), (150, 122, 182), (116, 170, 214), (62, 92, 138),
+    (158, 182, 92), (96, 74, 60),
+]
+_TROUSERS = [
+    (52, 72, 112), (30, 38, 62), (38, 38, 42), (176, 156, 120), (116, 120, 126), (92, 96, 62), (92, 70, 54),
+    (206, 202, 192), (104, 36, 48), (86, 118, 154),
+]
 
 def _pick(rng, colours, jitter=.08): # one of the colours, slightly changed -> (3,) RGB
     return np.clip(np.array(colours[rng.integers(len(colours))])*rng.normal(1, jitter, 3).clip(.8, 1.2), 0, 255)
 
 def sample_body(rng) -> dict: # rng: numpy Generator; lengths in shares of the height, colours RGB
     "Proportions, hair and clothes of one person."
-    near = lambda mean, sd: mean*float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
+    def near(mean, sd): return mean*float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
     limb = near(1, .04)
-    lengths = dict(girth=near(1.12, .09), thigh=near(.235, .03)*limb, shin=near(.235, .03)*limb, upper=near(.165, .04)*limb, fore=near(.14, .04)*limb,
-                   torso=near(.29, .05), shoulder=near(.112, .06), hip=near(.062, .07), head=near(1.15, .05))
-    colours = dict(skin=_pick(rng, _SKIN, .03), hair=_pick(rng, _HAIR), shirt=_pick(rng, _CLOTH), trim=_pick(rng, _CLOTH), trousers=_pick(rng, _TROUSERS), shoes=_pick(rng, _CLOTH))
-    style = dict(hairstyle=str(rng.choice(["short", "long", "cap", "bun", "bald"], p=[.42, .25, .13, .12, .08])), sleeve=float(rng.choice([0, .6, 2], p=[.12, .45, .43])),
-                 leg=float(rng.choice([.6, 2], p=[.25, .75])), stripes=float(rng.choice([0, 7], p=[.75, .25])), logo=bool(rng.random() < .5), pack=bool(rng.random() < .1))
+    lengths = dict(
+        girth=near(1.12, 0.09), thigh=near(0.235, 0.03) * limb, shin=near(0.235, 0.03) * limb,
+        upper=near(0.165, 0.04) * limb, fore=near(0.14, 0.04) * limb, torso=near(0.29, 0.05),
+        shoulder=near(0.112, 0.06), hip=near(0.062, 0.07), head=near(1.15, 0.05),
+    )
+    colours = dict(
+        skin=_pick(rng, _SKIN, 0.03), hair=_pick(rng, _HAIR), shirt=_pick(rng, _CLOTH), trim=_pick(rng, _CLOTH),
+        trousers=_pick(rng, _TROUSERS), shoes=_pick(rng, _CLOTH),
+    )
+    style = dict(
+        hairstyle=str(rng.choice(["short", "long", "cap", "bun", "bald"], p=[0.42, 0.25, 0.13, 0.12, 0.08])),
+        sleeve=float(rng.choice([0, 0.6, 2], p=[0.12, 0.45, 0.43])), leg=float(rng.choice([0.6, 2], p=[0.25, 0.75])),
+        stripes=float(rng.choice([0, 7], p=[0.75, 0.25])), logo=bool(rng.random() < 0.5), pack=bool(rng.random() < 0.1),
+    )
     return lengths | colours | style
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #02e65aa1
@@ -155,13 +182,19 @@ def sample_pose(
     variety=1. # 0: everybody stands and faces the viewer, 1: all postures and views
 ) -> dict: # joint angles in radians
     "Posture, view and small deviations of one person."
-    u, n = lambda bounds: np.deg2rad(rng.uniform(*bounds)), lambda sd: np.deg2rad(np.clip(rng.normal(0, sd), -2*sd, 2*sd))
+    u, n = (
+        lambda bounds: np.deg2rad(rng.uniform(*bounds)),
+        lambda sd: np.deg2rad(np.clip(rng.normal(0, sd), -2 * sd, 2 * sd)),
+    )
     lively = rng.random() < variety
-    legs, view, arms = (_draw(rng, _LEGS), _draw(rng, _VIEWS), _draw(rng, _ARMS)) if lively else ("stand", "front", "down")
+    legs, view, arms = (
+        (_draw(rng, _LEGS), _draw(rng, _VIEWS), _draw(rng, _ARMS)) if lively else ("stand", "front", "down")
+    )
     _, flex_a, flex_b, spread, knee_a, knee_b, lean = _LEGS[legs]
     pose = dict(legs=legs, view=view, lean=u(lean), bend=n(6), side=n(5), twist=n(10),
                 yaw=np.deg2rad(_VIEWS[view][1]) + n(22), pitch=u((-3, 14)), roll=n(4), nod=n(9), look=n(18), tilt=n(6))
-    if lively and rng.random() < .02: pose.update(roll=rng.choice([-1, 1])*u((75, 105)), legs="lie")
+    if lively and rng.random() < .02:
+        pose.update(roll=rng.choice([-1, 1])*u((75, 105)), legs="lie")
     sides = ("left", "right") if rng.random() < .5 else ("right", "left")
     for side, flex, knee in zip(sides, (flex_a, flex_b), (knee_a, knee_b)):
         pose["leg", side] = (u(flex), u(spread), u((-2, 20)), u(knee), n(7))
@@ -175,39 +208,70 @@ def _torso(body, pelvis, chest): # frames -> (parts, base of the neck); the pelv
     waist = _at(pelvis, 0, rise, 0)
     neck = waist + _at(chest, 0, body["torso"] - rise, 0)
     shirt = dict(second=body["trim"], stripes=body["stripes"])
-    parts = [Part(_at(pelvis, 0, -.02, 0), waist - _at(pelvis, 0, .03, 0), .073*g, .067*g, body["trousers"], pelvis, (1.28, 1, .88)),
-             Part(waist - _at(chest, 0, .03, 0), neck - _at(chest, 0, .078, 0), .0715*g, .079*g, body["shirt"], chest, (1.26, 1, .84), **shirt),
-             Part(neck + _at(chest, -.04, -.03, -.004), neck + _at(chest, .04, -.03, -.004), .037*g, .037*g, body["shirt"], chest, (1, .8, 1))]
+    parts = [
+        Part(
+            _at(pelvis, 0, -0.02, 0), waist - _at(pelvis, 0, 0.03, 0), 0.073 * g, 0.067 * g, body["trousers"], pelvis,
+            (1.28, 1, 0.88),
+        ),
+        Part(
+            waist - _at(chest, 0, 0.03, 0), neck - _at(chest, 0, 0.078, 0), 0.0715 * g, 0.079 * g, body["shirt"], chest,
+            (1.26, 1, 0.84), **shirt,
+        ),
+        Part(
+            neck + _at(chest, -0.04, -0.03, -0.004), neck + _at(chest, 0.04, -0.03, -0.004), 0.037 * g, 0.037 * g,
+            body["shirt"], chest, (1, 0.8, 1),
+        ),
+    ]
     if body["logo"]:
         spot = neck + _at(chest, 0, -.115, .068*g)
-        parts.append(Part(spot - _at(chest, .012, 0, 0), spot + _at(chest, .012, 0, 0), .025, .025, body["trim"], chest, (1, 1, .35)))
-    if body["pack"]: parts.append(Part(waist + _at(chest, 0, .02, -.085*g), neck + _at(chest, 0, -.06, -.09*g), .06, .052, body["trim"], chest, (1.3, 1, .6)))
+        parts.append(
+            Part(
+                spot - _at(chest, 0.012, 0, 0), spot + _at(chest, 0.012, 0, 0), 0.025, 0.025, body["trim"], chest,
+                (1, 1, 0.35),
+            )
+        )
+    if body["pack"]:
+        parts.append(
+            Part(
+                waist + _at(chest, 0, 0.02, -0.085 * g), neck + _at(chest, 0, -0.06, -0.09 * g), 0.06, 0.052,
+                body["trim"], chest, (1.3, 1, 0.6),
+            )
+        )
     return parts, neck
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #65c3f3c3
 def _head(body, frame, neck): # -> parts, joints
     k, skin, hair = body["head"], body["skin"], body["hair"]
     skull = neck + _at(frame, 0, .098*k, .012)
-    spot = lambda x, y, z: skull + _at(frame, x*k, y*k, z*k)
-    ball = lambda p, r, colour, *stretch: Part(p, p, r*k, r*k, colour, frame if stretch else None, stretch or (1, 1, 1))
+    def spot(x, y, z): return skull + _at(frame, x*k, y*k, z*k)
+    def ball(p, r, colour, *stretch):
+        return Part(p, p, r * k, r * k, colour, frame if stretch else None, stretch or (1, 1, 1))
     parts = [Part(neck + _at(frame, 0, -.03, -.005), spot(0, -.03, -.008), .036*body["girth"], .031*k, skin),
              Part(spot(0, .018, -.004), spot(0, -.032, .012), .06*k, .045*k, skin, frame, (.94, 1, 1.08)),
              Part(spot(-.012, -.043, .05), spot(.012, -.043, .05), .0055*k, .0055*k, np.array([150., 62, 62])),
              Part(spot(0, .008, .056), spot(0, -.014, .068), .007*k, .012*k, skin*.96)]
     joints = dict(nose=spot(0, -.014, .078), upper_neck=spot(0, -.077, .006), head_top=spot(0, .078, -.006))
     for side, x in (("left", 1), ("right", -1)):
-        parts += [ball(spot(.023*x, .008, .053), .0125, np.full(3, 245.), 1.1, .8, .8), ball(spot(.023*x, .008, .0595), .008, np.array([30., 24, 24])),
-                  Part(spot(.012*x, .028, .055), spot(.034*x, .026, .052), .0042*k, .0042*k, hair*.8), ball(spot(.06*x, -.002, -.004), .018, skin*.93, .5, 1.1, .8)]
+        parts += [
+            ball(spot(0.023 * x, 0.008, 0.053), 0.0125, np.full(3, 245.0), 1.1, 0.8, 0.8),
+            ball(spot(0.023 * x, 0.008, 0.0595), 0.008, np.array([30.0, 24, 24])),
+            Part(spot(0.012 * x, 0.028, 0.055), spot(0.034 * x, 0.026, 0.052), 0.0042 * k, 0.0042 * k, hair * 0.8),
+            ball(spot(0.06 * x, -0.002, -0.004), 0.018, skin * 0.93, 0.5, 1.1, 0.8),
+        ]
         joints |= {f"{side}_eye": spot(.023*x, .008, .066), f"{side}_ear": spot(.067*x, -.002, -.004)}
     return parts + _hair(body, frame, spot), joints
 
 def _hair(body, frame, spot): # spot: point of the head in units of its size
     k, style, colour = body["head"], body["hairstyle"], body["trim"] if body["hairstyle"] == "cap" else body["hair"]
-    if style == "bald": return []
+    if style == "bald":
+        return []
     parts = [Part(spot(0, .034, -.016), spot(0, .008, -.03), .061*k, .05*k, colour, frame, (1.01, 1, 1.05))]
-    if style == "long": parts.append(Part(spot(0, 0, -.034), spot(0, -.1, -.044), .05*k, .034*k, colour, frame, (1.25, 1, .7)))
-    if style == "bun": parts.append(Part(spot(0, .07, -.05), spot(0, .07, -.05), .028*k, .028*k, colour))
-    if style == "cap": parts.append(Part(spot(0, .038, .05), spot(0, .034, .088), .04*k, .036*k, colour, frame, (1.2, .25, 1)))
+    if style == "long":
+        parts.append(Part(spot(0, 0, -.034), spot(0, -.1, -.044), .05*k, .034*k, colour, frame, (1.25, 1, .7)))
+    if style == "bun":
+        parts.append(Part(spot(0, .07, -.05), spot(0, .07, -.05), .028*k, .028*k, colour))
+    if style == "cap":
+        parts.append(Part(spot(0, .038, .05), spot(0, .034, .088), .04*k, .036*k, colour, frame, (1.2, .25, 1)))
     return parts
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #ead84609
@@ -220,13 +284,22 @@ def _arm(body, chest, neck, side, angles): # angles: flexion, abduction, inward 
     elbow = shoulder + _at(upper, 0, -body["upper"], 0)
     fore = upper @ _turn("x", -elbow_flexion)
     wrist = elbow + _at(fore, 0, -body["fore"], 0)
-    parts = [Part(shoulder, elbow, .044*g, .034*g, body["shirt"] if sleeve else skin, second=skin, cut=sleeve if sleeve else 9.),
-             Part(shoulder - _at(chest, x*.03, .006, 0), shoulder, .047*g, .046*g, body["shirt"]),
-             Part(elbow, wrist, .033*g, .0235*g, body["shirt"] if sleeve > 1 else skin),
-             Part(wrist + _at(fore, 0, -.012, 0), wrist + _at(fore, 0, -.052, .004), .022, .02, skin, fore, (.62, 1, 1.05)),
-             Part(wrist + _at(fore, 0, -.012, .01), wrist + _at(fore, -x*.004, -.036, .029), .0095, .0085, skin)]
+    parts = [
+        Part(
+            shoulder, elbow, 0.044 * g, 0.034 * g, body["shirt"] if sleeve else skin, second=skin,
+            cut=sleeve if sleeve else 9.0,
+        ),
+        Part(shoulder - _at(chest, x * 0.03, 0.006, 0), shoulder, 0.047 * g, 0.046 * g, body["shirt"]),
+        Part(elbow, wrist, 0.033 * g, 0.0235 * g, body["shirt"] if sleeve > 1 else skin),
+        Part(
+            wrist + _at(fore, 0, -0.012, 0), wrist + _at(fore, 0, -0.052, 0.004), 0.022, 0.02, skin, fore,
+            (0.62, 1, 1.05),
+        ),
+        Part(wrist + _at(fore, 0, -0.012, 0.01), wrist + _at(fore, -x * 0.004, -0.036, 0.029), 0.0095, 0.0085, skin),
+    ]
     return parts, {f"{side}_shoulder": shoulder, f"{side}_elbow": elbow, f"{side}_wrist": wrist}
 
+# %% ../../nbs/datasets/02_mannequins.ipynb #d06c9781
 def _leg(body, pelvis, side, angles): # angles: flexion, abduction, outward turn, knee, foot -> parts, joints
     x, g, cloth = 1 if side == "left" else -1, body["girth"], body["trousers"]
     flexion, abduction, outward, knee_flexion, step = angles
@@ -237,13 +310,21 @@ def _leg(body, pelvis, side, angles): # angles: flexion, abduction, outward turn
     ankle = knee + _at(shin, 0, -body["shin"], 0)
     foot = shin @ _turn("x", step)
     bare = body["leg"] < 1
-    parts = [Part(hip, knee, .064*g, .046*g, cloth, second=body["skin"], cut=body["leg"]),
-             Part(knee, ankle, .045*g, .03*g, body["skin"] if bare else cloth),
-             Part(ankle + _at(foot, 0, -.024, -.014), ankle + _at(foot, x*.008, -.032, .088), .031, .026, body["shoes"], foot, (1, .85, 1))]
-    return parts, {f"{side}_hip": _at(pelvis, x*(body["hip"] + .012), 0, 0), f"{side}_knee": knee, f"{side}_ankle": ankle}
+    parts = [
+        Part(hip, knee, 0.064 * g, 0.046 * g, cloth, second=body["skin"], cut=body["leg"]),
+        Part(knee, ankle, 0.045 * g, 0.03 * g, body["skin"] if bare else cloth),
+        Part(
+            ankle + _at(foot, 0, -0.024, -0.014), ankle + _at(foot, x * 0.008, -0.032, 0.088), 0.031, 0.026,
+            body["shoes"], foot, (1, 0.85, 1),
+        ),
+    ]
+    return parts, {
+        f"{side}_hip": _at(pelvis, x * (body["hip"] + 0.012), 0, 0), f"{side}_knee": knee, f"{side}_ankle": ankle,
+    }
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #2f5d5132
-JOINTS = (*COCO17.joints, "pelvis", "thorax", "upper_neck", "head_top") # of a body: those of COCO, then those that only MPII has
+# of a body: those of COCO, then those that only MPII has
+JOINTS = (*COCO17.joints, "pelvis", "thorax", "upper_neck", "head_top")
 
 def articulate(
     body: dict, # from `sample_body`
@@ -255,9 +336,15 @@ def articulate(
     chest = camera @ _turn("x", pose["lean"] + pose["bend"]) @ _turn("y", pose["twist"]) @ _turn("z", pose["side"])
     head = chest @ _turn("x", pose["nod"] - .4*pose["lean"]) @ _turn("y", pose["look"]) @ _turn("z", pose["tilt"])
     parts, neck = _torso(body, pelvis, chest)
-    regions = [_head(body, head, neck)] + [limb for s in ("left", "right") for limb in (_arm(body, chest, neck, s, pose["arm", s]), _leg(body, camera, s, pose["leg", s]))]
+    regions = [_head(body, head, neck)] + [
+        limb
+        for s in ("left", "right")
+        for limb in (_arm(body, chest, neck, s, pose["arm", s]), _leg(body, camera, s, pose["leg", s]))
+    ]
     joints = {"pelvis": np.zeros(3), "thorax": neck}
-    for more, named in regions: parts += more; joints |= named
+    for more, named in regions:
+        parts += more
+        joints |= named
     down = np.diag([1., -1, 1])
     parts = [p._replace(a=down @ p.a, b=down @ p.b, frame=None if p.frame is None else down @ p.frame) for p in parts]
     return parts, np.stack([down @ joints[name] for name in JOINTS])
@@ -269,16 +356,27 @@ def sample_colour(rng, saturation, value, hue=(0, 180)): # numpy Generator, rang
 
 def _grain(rng, size, cell): # smooth noise around 0, (h w)
     w, h = size
-    return cv2.resize(rng.random((h//cell + 2, w//cell + 2), dtype=np.float32), (w, h), interpolation=cv2.INTER_LINEAR) - .5
+    return (
+        cv2.resize(rng.random((h // cell + 2, w // cell + 2), dtype=np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
+        - 0.5
+    )
 
 def _pattern(rng, image, strength): # bricks, boards, stripes or nothing, in place
     h, w = image.shape[:2]
-    if not h: return
-    kind, s, y, x = rng.integers(4), int(rng.integers(9, 28)), np.arange(h, dtype=np.float32)[:, None], np.arange(w, dtype=np.float32)[None]
-    if kind == 0: mask = (y % s < 1.5) | ((x + (y//s) % 2*s) % (2*s) < 1.5)
-    elif kind == 1: mask = ((x + rng.uniform(-.5, .5)*y)//s) % 2 < 1
-    elif kind == 2: mask = (y % s < 1.2) | ((x + y//s*37) % 90 < 1.2)
-    else: return
+    if not h:
+        return
+    kind, s, y, x = (
+        rng.integers(4), int(rng.integers(9, 28)), np.arange(h, dtype=np.float32)[:, None],
+        np.arange(w, dtype=np.float32)[None],
+    )
+    if kind == 0:
+        mask = (y % s < 1.5) | ((x + (y//s) % 2*s) % (2*s) < 1.5)
+    elif kind == 1:
+        mask = ((x + rng.uniform(-.5, .5)*y)//s) % 2 < 1
+    elif kind == 2:
+        mask = (y % s < 1.2) | ((x + y//s*37) % 90 < 1.2)
+    else:
+        return
     image[mask] *= 1 - strength
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #bb8fdc82
@@ -290,16 +388,40 @@ def paint_background(
     w, h = size
     horizon, outdoors = int(h*rng.uniform(.45, .72)), rng.random() < .35
     image = np.empty((h, w, 3), np.float32)
-    image[:horizon] = sample_colour(rng, (.15, .45), (.75, .98), (95, 115)) if outdoors else sample_colour(rng, (.04, .32), (.5, .95))
-    image[horizon:] = sample_colour(rng, (.25, .55), (.4, .75), (18, 55)) if outdoors else sample_colour(rng, (.05, .45), (.3, .75), (5, 30))
-    if not outdoors: _pattern(rng, image[:horizon], .12); _pattern(rng, image[horizon:], .16)
+    image[:horizon] = (
+        sample_colour(rng, (0.15, 0.45), (0.75, 0.98), (95, 115))
+        if outdoors
+        else sample_colour(rng, (0.04, 0.32), (0.5, 0.95))
+    )
+    image[horizon:] = (
+        sample_colour(rng, (0.25, 0.55), (0.4, 0.75), (18, 55))
+        if outdoors
+        else sample_colour(rng, (0.05, 0.45), (0.3, 0.75), (5, 30))
+    )
+    if not outdoors:
+        _pattern(rng, image[:horizon], .12)
+        _pattern(rng, image[horizon:], .16)
     for _ in range(rng.integers(1, 6)):
-        x, y, wide, high, colour = rng.integers(w), rng.integers(horizon), rng.integers(w//14, w//4), rng.integers(h//12, h//3), sample_colour(rng, (.05, .55), (.25, .95))
-        if outdoors: cv2.ellipse(image[:horizon], (int(x), horizon), (int(wide), int(high)), 0, 180, 360, sample_colour(rng, (.2, .5), (.3, .7), (25, 75)).tolist(), -1)
+        x, y, wide, high, colour = (
+            rng.integers(w), rng.integers(horizon), rng.integers(w // 14, w // 4), rng.integers(h // 12, h // 3),
+            sample_colour(rng, (0.05, 0.55), (0.25, 0.95)),
+        )
+        if outdoors:
+            cv2.ellipse(
+                image[:horizon], (int(x), horizon), (int(wide), int(high)), 0, 180, 360,
+                sample_colour(rng, (0.2, 0.5), (0.3, 0.7), (25, 75)).tolist(), -1,
+            )
         else:
             cv2.rectangle(image[:horizon], (int(x), int(y)), (int(x + wide), int(y + high)), colour.tolist(), -1)
-            cv2.rectangle(image[:horizon], (int(x), int(y)), (int(x + wide), int(y + high)), (colour*.55).tolist(), int(rng.integers(1, 4)))
-    light = 1 + rng.uniform(-.15, .15)*np.linspace(-1, 1, w, dtype=np.float32)[None] + rng.uniform(0, .15)*np.linspace(-1, 1, h, dtype=np.float32)[:, None]
+            cv2.rectangle(
+                image[:horizon], (int(x), int(y)), (int(x + wide), int(y + high)), (colour * 0.55).tolist(),
+                int(rng.integers(1, 4)),
+            )
+    light = (
+        1
+        + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, w, dtype=np.float32)[None]
+        + rng.uniform(0, 0.15) * np.linspace(-1, 1, h, dtype=np.float32)[:, None]
+    )
     image *= (light + .1*_grain(rng, size, 40) + .12*_grain(rng, size, 3))[..., None]
     return image, horizon
 
@@ -314,23 +436,56 @@ def box(self: Canvas, x, y, wide, high, depth, colour, side=.25): # x, y: lower 
     flank = [(edge, y), (edge + dx, y + dy), (edge + dx, y1 + dy), (edge, y1)]
     for corners, normal in ((front, (0, 0, 1)), (top, (0, -.9, .44)), (flank, (np.sign(dx)*.9, 0, .44))):
         corners = np.array(corners)
-        if (window := self.window(corners.min(0), corners.max(0))) is None: continue
+        if (window := self.window(corners.min(0), corners.max(0))) is None:
+            continue
         hit = np.zeros(self.depth[window].shape, np.uint8)
         cv2.fillConvexPoly(hit, np.round(corners - [window[1].start, window[0].start]).astype(np.int32), 1)
-        self.write(window, hit > 0, np.full(hit.shape, depth, np.float32), np.float32(0), normal, Part(None, None, 0, 0, colour), 0)
+        self.write(
+            window, hit > 0, np.full(hit.shape, depth, np.float32), np.float32(0), normal,
+            Part(None, None, 0, 0, colour), 0,
+        )
 
+# %% ../../nbs/datasets/02_mannequins.ipynb #03caf27f
 def draw_thing(rng, canvas, x, ground, scale, depth): # something on the ground at (x, ground), about `scale` pixels
-    colour, up = sample_colour(rng, (.15, .75), (.25, .9)), lambda dx, dy: np.array([x + dx*scale, ground - dy*scale, depth])
+    colour, up = (
+        sample_colour(rng, (0.15, 0.75), (0.25, 0.9)),
+        lambda dx, dy: np.array([x + dx * scale, ground - dy * scale, depth]),
+    )
     kind = rng.choice(["ball", "crate", "lamp", "plant", "cushion"], p=[.2, .35, .15, .2, .1])
-    if kind == "ball": r = scale*rng.uniform(.2, .35); canvas.draw(Part(up(0, 0) - [0, r, 0], up(0, 0) - [0, r, 0], r, r, colour, second=colour*.6, stripes=3.))
-    if kind == "crate": canvas.box(x, ground, scale*rng.uniform(.5, 1.3), scale*rng.uniform(.3, .9), depth, colour, rng.choice([-1, 1])*rng.uniform(.15, .35))
-    if kind == "lamp": parts = [Part(up(0, .02), up(0, 1.5), .03*scale, .03*scale, np.full(3, 70.)), Part(up(0, 1.4), up(0, 1.65), .28*scale, .17*scale, colour),
-                                Part(up(-.15, .02), up(.15, .02), .05*scale, .05*scale, np.full(3, 70.))]
-    def leaf(a): return Part(up(0, .4), up(a, rng.uniform(.7, 1.2)), .05*scale, .09*scale, sample_colour(rng, (.4, .7), (.25, .65), (35, 70)))
-    if kind == "plant": parts = [Part(up(0, .12), up(0, .35), .14*scale, .19*scale, colour), *(leaf(a) for a in np.linspace(-.45, .45, 6))]
-    if kind == "cushion": parts = [Part(up(-.2, .2), up(.2, .2), .22*scale, .22*scale, colour, _turn("z", rng.uniform(-.4, .4)), (1.1, .8, .6))]
+    if kind == "ball":
+        r = scale*rng.uniform(.2, .35)
+        canvas.draw(Part(up(0, 0) - [0, r, 0], up(0, 0) - [0, r, 0], r, r, colour, second=colour*.6, stripes=3.))
+    if kind == "crate":
+        canvas.box(
+            x, ground, scale * rng.uniform(0.5, 1.3), scale * rng.uniform(0.3, 0.9), depth, colour,
+            rng.choice([-1, 1]) * rng.uniform(0.15, 0.35),
+        )
+    if kind == "lamp":
+        parts = [
+            Part(up(0, 0.02), up(0, 1.5), 0.03 * scale, 0.03 * scale, np.full(3, 70.0)),
+            Part(up(0, 1.4), up(0, 1.65), 0.28 * scale, 0.17 * scale, colour),
+            Part(up(-0.15, 0.02), up(0.15, 0.02), 0.05 * scale, 0.05 * scale, np.full(3, 70.0)),
+        ]
+    def leaf(a):
+        return Part(
+            up(0, 0.4), up(a, rng.uniform(0.7, 1.2)), 0.05 * scale, 0.09 * scale,
+            sample_colour(rng, (0.4, 0.7), (0.25, 0.65), (35, 70)),
+        )
+    if kind == "plant":
+        parts = [
+            Part(up(0, 0.12), up(0, 0.35), 0.14 * scale, 0.19 * scale, colour),
+            *(leaf(a) for a in np.linspace(-0.45, 0.45, 6)),
+        ]
+    if kind == "cushion":
+        parts = [
+            Part(
+                up(-0.2, 0.2), up(0.2, 0.2), 0.22 * scale, 0.22 * scale, colour, _turn("z", rng.uniform(-0.4, 0.4)),
+                (1.1, 0.8, 0.6),
+            )
+        ]
     if kind in ("lamp", "plant", "cushion"):
-        for part in parts: canvas.draw(part)
+        for part in parts:
+            canvas.draw(part)
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #a3a4dda9
 def shade(
@@ -341,13 +496,22 @@ def shade(
     "The picture on a canvas."
     hit = canvas.part > 0
     part, share = canvas.part[hit], canvas.share[hit]
-    table = lambda values: np.array([values(p) for p in [canvas.parts[1]] + canvas.parts[1:]], np.float32)[part]
+    def table(values): return np.array([values(p) for p in [canvas.parts[1]] + canvas.parts[1:]], np.float32)[part]
     cut, stripes = table(lambda p: p.cut), table(lambda p: p.stripes)
     second = (share > cut) | ((stripes > 0) & (share*stripes % 1 > .5))
-    colour = np.where(second[:, None], table(lambda p: p.colour if p.second is None else p.second), table(lambda p: p.colour))
-    light, ambient, normal = np.array([rng.uniform(-.7, .7), -rng.uniform(.3, .9), rng.uniform(.5, 1)]), rng.uniform(.45, .62), canvas.normal[:, hit]
+    colour = np.where(
+        second[:, None], table(lambda p: p.colour if p.second is None else p.second), table(lambda p: p.colour)
+    )
+    light, ambient, normal = (
+        np.array([rng.uniform(-0.7, 0.7), -rng.uniform(0.3, 0.9), rng.uniform(0.5, 1)]), rng.uniform(0.45, 0.62),
+        canvas.normal[:, hit],
+    )
     lambert = np.maximum((light/np.linalg.norm(light)).astype(np.float32) @ normal, 0)
-    bright = (ambient + (1.08 - ambient)*lambert)*(.72 + .28*np.clip(normal[2]*2.2, 0, 1))*(1 + .1*_grain(rng, canvas.size, 2)[hit])
+    bright = (
+        (ambient + (1.08 - ambient) * lambert)
+        * (0.72 + 0.28 * np.clip(normal[2] * 2.2, 0, 1))
+        * (1 + 0.1 * _grain(rng, canvas.size, 2)[hit])
+    )
     image = background.copy()
     image[hit] = colour*bright[:, None]
     image = image*rng.uniform(.85, 1.1) + rng.uniform(-8, 12)
@@ -359,7 +523,8 @@ def shade(
     return image
 
 # %% ../../nbs/datasets/02_mannequins.ipynb #1adf7a54
-_FLESH = np.array([.02]*5 + [.06]*2 + [.045]*2 + [.04]*2 + [.1]*2 + [.06]*2 + [.045]*2 + [.1, .08, .06, .06]) # from a joint to the skin, in body heights
+# from a joint to the skin, in body heights
+_FLESH = np.array([.02]*5 + [.06]*2 + [.045]*2 + [.04]*2 + [.1]*2 + [.06]*2 + [.045]*2 + [.1, .08, .06, .06])
 _MPII = [JOINTS.index(j) for j in MPII16.joints]
 
 def _head_box(joints): # (21 3) -> x1 y1 x2 y2 of a capsule from the upper neck to the top of the head
@@ -375,14 +540,21 @@ def annotate(
     (w, h), owner, found = canvas.size, np.array(canvas.owners)[canvas.part], []
     for i, (height, joints) in enumerate(people):
         mask = owner == i + 1
-        if (area := int(mask.sum())) < 64: continue
+        if (area := int(mask.sum())) < 64:
+            continue
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         x, y = np.round(joints[:, :2]).astype(int).T
         inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
         nearer = canvas.depth[y.clip(0, h - 1), x.clip(0, w - 1)] - joints[:, 2]
         keypoints = np.column_stack([joints[:, :2], np.where(nearer <= _FLESH*height, 2, 1)])*inside[:, None]
-        if (keypoints[:17, 2] == 2).sum() < 3: keypoints[:] = 0
+        if (keypoints[:17, 2] == 2).sum() < 3:
+            keypoints[:] = 0
         box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
         coco, mpii = keypoints[:17], keypoints[_MPII]
-        found.append(dict(bbox=[int(v) for v in box], area=area, keypoints=coco, num_keypoints=int((coco[:, 2] > 0).sum()), mpii_keypoints=mpii, head_box=_head_box(joints)))
+        found.append(
+            dict(
+                bbox=[int(v) for v in box], area=area, keypoints=coco, num_keypoints=int((coco[:, 2] > 0).sum()),
+                mpii_keypoints=mpii, head_box=_head_box(joints),
+            )
+        )
     return found

@@ -18,17 +18,30 @@ __all__ = ['TEST_SUBJECTS', 'SAME_PERSON', 'NOTES', 'load_mocap']
 # %% ../../nbs/datasets/11_mocap.ipynb #1def1fda
 TEST_SUBJECTS = ("S08", "S14", "S39")
 SAME_PERSON = "C2S/walking_trainx_43" # walks exactly as test subject S39 does: in neither split
-NOTES = ("CMU motions, through synthetic cameras; the test is two actions of three people: S08 and S39 walk, S14 exercises.",)
-_MEANING = dict(units="mm", up="+z", order=["Pelvis", "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Spine", "Thorax", "Neck/Nose", "Head",
-                                            "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist"])
+NOTES = (
+    "CMU motions, through synthetic cameras; the test is two actions of three people: S08 and S39 walk, S14 exercises.",
+)
+_MEANING = dict(
+    units="mm", up="+z",
+    order=[
+        "Pelvis", "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Spine", "Thorax", "Neck/Nose", "Head",
+        "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist",
+    ],
+)
 
 def _read_meta(path): # -> frames a second, key -> description
     meta = load_json(path)
-    if not isinstance(meta, dict): raise DataError(f"{path}: holds a {type(meta).__name__}; expected an object with fps, units, up, order and clips")
+    if not isinstance(meta, dict):
+        raise DataError(
+            f"{path}: holds a {type(meta).__name__}; expected an object with fps, units, up, order and clips"
+        )
     for name, wanted in _MEANING.items():
-        if meta.get(name) != wanted: raise DataError(f'{path}: "{name}" is {meta.get(name)!r}; expected {wanted!r}')
-    if not isinstance(meta.get("fps"), (int, float)) or meta["fps"] <= 0: raise DataError(f'{path}: "fps" is {meta.get("fps")!r}; expected frames a second')
-    if not isinstance(meta.get("clips"), dict) or not meta["clips"]: raise DataError(f'{path}: "clips" is missing or empty; expected an object of clips')
+        if meta.get(name) != wanted:
+            raise DataError(f'{path}: "{name}" is {meta.get(name)!r}; expected {wanted!r}')
+    if not isinstance(meta.get("fps"), (int, float)) or meta["fps"] <= 0:
+        raise DataError(f'{path}: "fps" is {meta.get("fps")!r}; expected frames a second')
+    if not isinstance(meta.get("clips"), dict) or not meta["clips"]:
+        raise DataError(f'{path}: "clips" is missing or empty; expected an object of clips')
     for key, clip in meta["clips"].items():
         if (missing := [f for f in ("subject", "action", "frames") if f not in clip]):
             raise DataError(f'{path}: clip {key} has no "{missing[0]}"; expected subject, action and frames')
@@ -40,22 +53,32 @@ def load_mocap(
     folder=None # default: $THESIS_DATA/mocap
 ) -> list: # of `Motion`, world positions in mm, z up
     "The mocap clips of one split; `DataError` names the file and clip of whatever is missing, damaged or not as described."
-    if split not in ("train", "val"): raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
+    if split not in ("train", "val"):
+        raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
     folder = Path(folder or data_root()/"mocap")
     path = folder/"cmu_h36m17.npz"
     fps, clips = _read_meta(folder/"cmu_h36m17_meta.json")
     try:
         with np.load(path) as file: # pickled objects are refused
             if (odd := sorted(set(file.files) ^ set(clips))):
-                raise DataError(f"{path}: clip {odd[0]} is only {'here' if odd[0] in file.files else 'in the meta file'}; expected both to hold the same clips")
-            worlds = {key: file[key] for key, clip in clips.items() if (clip["subject"] in TEST_SUBJECTS) == (split == "val") and key != SAME_PERSON}
-    except DataError: raise
-    except FileNotFoundError as e: raise DataError(f"{path}: the file is missing; data/README.md says what it must hold") from e
+                raise DataError(
+                    f"{path}: clip {odd[0]} is only {'here' if odd[0] in file.files else 'in the meta file'}; expected both to hold the same clips"
+                )
+            worlds = {
+                key: file[key]
+                for key, clip in clips.items()
+                if (clip["subject"] in TEST_SUBJECTS) == (split == "val") and key != SAME_PERSON
+            }
+    except DataError:
+        raise
+    except FileNotFoundError as e:
+        raise DataError(f"{path}: the file is missing; data/README.md says what it must hold") from e
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise DataError(f"{path}: cannot be read ({e}); expected an npz file of arrays") from e
     found = []
     for key, world in worlds.items():
         subject, action, frames = (clips[key][f] for f in ("subject", "action", "frames"))
-        if len(world) != frames: raise DataError(f"{path}: clip {key} has {len(world)} frames; the meta file says {frames}")
+        if len(world) != frames:
+            raise DataError(f"{path}: clip {key} has {len(world)} frames; the meta file says {frames}")
         found.append(Motion(subject, action, key.split("/")[-1].removeprefix(action + "_"), fps, world))
     return found

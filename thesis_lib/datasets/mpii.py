@@ -18,54 +18,80 @@ from ..skeletons import MPII16
 __all__ = ['load_mpii', 'head_sizes', 'load_truth', 'load_predictions']
 
 # %% ../../nbs/datasets/10_mpii.ipynb #c796cc45
-_FIELDS = dict(img_paths=0, img_width=0, img_height=0, annolist_index=0, objpos=2, scale_provided=0, joint_self=3, isValidation=0)
+_FIELDS = dict(
+    img_paths=0, img_width=0, img_height=0, annolist_index=0, objpos=2, scale_provided=0, joint_self=3, isValidation=0
+)
 _JOINTS = "16 joints of x, y and 1 visible or 0 hidden, all finite"
 
 def _read(path): # the list of persons, each with every field
     people = load_json(path)
-    if not isinstance(people, list): raise DataError(f"{path}: holds a {type(people).__name__}; expected a list of persons")
+    if not isinstance(people, list):
+        raise DataError(f"{path}: holds a {type(people).__name__}; expected a list of persons")
     for i, person in enumerate(people):
-        if not isinstance(person, dict): raise DataError(f"{path}: person {i} is {person!r}; expected an object")
-        if (missing := [f for f in _FIELDS if f not in person]): raise DataError(f'{path}: person {i} has no "{missing[0]}"; expected the fields {", ".join(_FIELDS)}')
+        if not isinstance(person, dict):
+            raise DataError(f"{path}: person {i} is {person!r}; expected an object")
+        if (missing := [f for f in _FIELDS if f not in person]):
+            raise DataError(f'{path}: person {i} has no "{missing[0]}"; expected the fields {", ".join(_FIELDS)}')
     return people
 
 def _array(people, key, shape, path, expected): # (n *shape) finite
     for i, person in enumerate(people):
-        try: value = np.asarray(person[key], float)
-        except (TypeError, ValueError): value = np.zeros(0)
-        if value.shape != shape or not np.isfinite(value).all(): raise DataError(f'{path}: person {i}: "{key}" is {str(person[key])[:60]}; expected {expected}')
+        try:
+            value = np.asarray(person[key], float)
+        except (TypeError, ValueError):
+            value = np.zeros(0)
+        if value.shape != shape or not np.isfinite(value).all():
+            raise DataError(f'{path}: person {i}: "{key}" is {str(person[key])[:60]}; expected {expected}')
     return np.array([person[key] for person in people], float)
 
 # %% ../../nbs/datasets/10_mpii.ipynb #a7c49ad6
 def _annotations(people, path): # COCO's annotations of all persons, in the order of the file
     joints = _array(people, "joint_self", (16, 3), path, _JOINTS)
-    centre, scale = _array(people, "objpos", (2,), path, "x and y of the person's centre"), _array(people, "scale_provided", (), path, "a number")
+    centre, scale = (
+        _array(people, "objpos", (2,), path, "x and y of the person's centre"),
+        _array(people, "scale_provided", (), path, "a number"),
+    )
     if (bad := np.flatnonzero(scale <= 0)).size:
-        raise DataError(f'{path}: person {bad[0]}: "scale_provided" is {scale[bad[0]]:g}; expected a number above 0: MPII takes it from the head box, '
-                        'so this person has none and no PCKh')
+        raise DataError(
+            f'{path}: person {bad[0]}: "scale_provided" is {scale[bad[0]]:g}; expected a number above 0: MPII takes it from the head box, '
+            'so this person has none and no PCKh'
+        )
     labelled = (joints != 0).any(-1)
     if (bad := np.flatnonzero(~np.isin(joints[..., 2], (0, 1)).all(1))).size:
         raise DataError(f'{path}: person {bad[0]}: "joint_self" holds another visibility; expected {_JOINTS}')
     keypoints = np.concatenate([joints[..., :2] - 1, 1 + joints[..., 2:]], -1)*labelled[..., None]
     corner = centre - 1 + np.stack([0*scale, 15*scale], 1) - 100*scale[:, None]
-    return [dict(id=i + 1, image_id=int(person["annolist_index"]), category_id=1, iscrowd=0, keypoints=k.round(3).ravel().tolist(), num_keypoints=int(n),
-                 bbox=[*c.round(3).tolist(), float(200*s), float(200*s)], area=float((200*s)**2), head_size=float(25*s))
-            for i, (person, k, n, c, s) in enumerate(zip(people, keypoints, labelled.sum(1), corner, scale))]
+    return [
+        dict(
+            id=i + 1, image_id=int(person["annolist_index"]), category_id=1, iscrowd=0,
+            keypoints=k.round(3).ravel().tolist(), num_keypoints=int(n),
+            bbox=[*c.round(3).tolist(), float(200 * s), float(200 * s)], area=float((200 * s) ** 2),
+            head_size=float(25 * s),
+        )
+        for i, (person, k, n, c, s) in enumerate(zip(people, keypoints, labelled.sum(1), corner, scale))
+    ]
 
 def _images(people, path): # COCO's images, each once
     found = {}
     for i, person in enumerate(people):
-        image = dict(id=int(person["annolist_index"]), file_name=person["img_paths"], width=int(person["img_width"]), height=int(person["img_height"]))
+        image = dict(
+            id=int(person["annolist_index"]), file_name=person["img_paths"], width=int(person["img_width"]),
+            height=int(person["img_height"]),
+        )
         if found.setdefault(image["id"], image) != image:
-            raise DataError(f'{path}: person {i}: "annolist_index" {image["id"]} is {image["file_name"]}, and another image before; '
-                            'expected one image a number')
+            raise DataError(
+                f'{path}: person {i}: "annolist_index" {image["id"]} is {image["file_name"]}, and another image before; '
+                'expected one image a number'
+            )
     return list(found.values())
 
 # %% ../../nbs/datasets/10_mpii.ipynb #718fdd01
 _SPLITS = dict(train=(0, 22_246), val=(1, 2_958))
 _CATEGORY = dict(id=1, name="person", keypoints=list(MPII16.joints))
-_WHERE = ("get the images from http://human-pose.mpi-inf.mpg.de (12.9 GB, for research only, not for commercial use) into images/ and mpii_annotations.json from github.com/bearpaw/pytorch-pose, "
-          "or name another folder ($THESIS_DATA/mpii has the annotations alone: images=False)")
+_WHERE = (
+    "get the images from http://human-pose.mpi-inf.mpg.de (12.9 GB, for research only, not for commercial use) into images/ and mpii_annotations.json from github.com/bearpaw/pytorch-pose, "
+    "or name another folder ($THESIS_DATA/mpii has the annotations alone: images=False)"
+)
 
 def load_mpii(
     split,       # "train" or "val"
@@ -74,20 +100,31 @@ def load_mpii(
     images=True  # must the images be there?
 ) -> PoseSet: # MPII-16; each annotation has a "head_size" in pixels
     "MPII Human Pose, checked; `DataError` names what is missing or wrong and where to get it."
-    if split not in _SPLITS: raise DataError(f"split {split!r}: expected train or val")
+    if split not in _SPLITS:
+        raise DataError(f"split {split!r}: expected train or val")
     folder = Path(folder or data_dir()/"mpii")
     path = next((p for p in (folder/"mpii_annotations.json", folder/"mpii_annotations.json.gz") if p.is_file()), None)
-    if path is None: raise DataError(f"{folder/'mpii_annotations.json'}: no such file; {_WHERE}")
+    if path is None:
+        raise DataError(f"{folder/'mpii_annotations.json'}: no such file; {_WHERE}")
     whole, (flag, usual) = _read(path), _SPLITS[split]
     annotations = _annotations(whole, path)
     rows = [i for i, person in enumerate(whole) if person["isValidation"] == flag]
-    coco = dict(images=_images([whole[i] for i in rows], path), annotations=[annotations[i] for i in rows], categories=[_CATEGORY])
-    if not rows: raise DataError(f'{path}: no person has "isValidation" {flag}; expected the {split} people')
-    notes = [f"The usual lists of {_SPLITS['train'][1]:,} training and {_SPLITS['val'][1]:,} validation people; joints of the official test images are not public."]
-    if len(rows) != usual: notes = [f"A subset: {len(rows):,} of the {usual:,} people of MPII's usual {split} list."]
+    coco = dict(
+        images=_images([whole[i] for i in rows], path), annotations=[annotations[i] for i in rows],
+        categories=[_CATEGORY],
+    )
+    if not rows:
+        raise DataError(f'{path}: no person has "isValidation" {flag}; expected the {split} people')
+    notes = [
+        f"The usual lists of {_SPLITS['train'][1]:,} training and {_SPLITS['val'][1]:,} validation people; joints of the official test images are not public."
+    ]
+    if len(rows) != usual:
+        notes = [f"A subset: {len(rows):,} of the {usual:,} people of MPII's usual {split} list."]
     pose_set = PoseSet("mpii", split, check_coco(coco, MPII16, path), folder/"images", MPII16, notes=notes)
-    if not images: return pose_set
-    if not pose_set.image_dir.is_dir(): raise DataError(f"{pose_set.image_dir}: no such folder; {_WHERE}")
+    if not images:
+        return pose_set
+    if not pose_set.image_dir.is_dir():
+        raise DataError(f"{pose_set.image_dir}: no such folder; {_WHERE}")
     return check_files(pose_set)
 
 # %% ../../nbs/datasets/10_mpii.ipynb #f15bd38c
@@ -97,10 +134,14 @@ def head_sizes(
 ) -> np.ndarray: # (n) pixels
     "Head sizes of people, for PCKh; `DataError` names a person that has none."
     people = {a["id"]: a for a in pose_set.coco["annotations"]}
-    if ann_ids is None: ann_ids = [i for i, a in people.items() if a["num_keypoints"] > 0 and not a["iscrowd"]]
+    if ann_ids is None:
+        ann_ids = [i for i, a in people.items() if a["num_keypoints"] > 0 and not a["iscrowd"]]
     sizes = [people[i].get("head_size", 0) if i in people else 0 for i in map(int, ann_ids)]
     for i, size in zip(ann_ids, sizes):
-        if not (np.isfinite(size) and size > 0): raise DataError(f"{pose_set.name}/{pose_set.split}: person {int(i)} has no head box, so no PCKh; expected a head_size above 0, as MPII has")
+        if not (np.isfinite(size) and size > 0):
+            raise DataError(
+                f"{pose_set.name}/{pose_set.split}: person {int(i)} has no head box, so no PCKh; expected a head_size above 0, as MPII has"
+            )
     return np.array(sizes, float)
 
 # %% ../../nbs/datasets/10_mpii.ipynb #7c913b35
@@ -109,16 +150,28 @@ def load_truth(
 ) -> SimpleNamespace: # keypoints (n 16 2), visible (n 16), head_box (n 4) x1 y1 x2 y2, head_size (n); MATLAB's pixels
     "The truth that PCKh on MPII's validation people is computed with; `DataError` if the file is missing, damaged, or a head box has no size."
     path = Path(path)
-    try: mat = loadmat(path)
-    except Exception as e: raise DataError(f"{path}: cannot be read ({e}); expected the MATLAB file of MPII's evaluation") from None
+    try:
+        mat = loadmat(path)
+    except Exception as e:
+        raise DataError(f"{path}: cannot be read ({e}); expected the MATLAB file of MPII's evaluation") from None
     shapes = dict(pos_gt_src=(16, 2), headboxes_src=(2, 2), jnt_missing=(16,))
     for key, shape in shapes.items():
-        if key not in mat or mat[key].shape[:-1] != shape: raise DataError(f"{path}: {key} is {mat[key].shape if key in mat else 'missing'}; expected {(*shape, 'people')}")
+        if key not in mat or mat[key].shape[:-1] != shape:
+            raise DataError(
+                f"{path}: {key} is {mat[key].shape if key in mat else 'missing'}; expected {(*shape, 'people')}"
+            )
     box = mat["headboxes_src"].transpose(2, 0, 1).reshape(-1, 4).astype(float)
     size = mpii_head_size(*box.T)
-    if (bad := np.flatnonzero(~(size > 0))).size: raise DataError(f"{path}: person {bad[0]} has the head box {box[bad[0]].tolist()}; expected two corners that differ")
-    return SimpleNamespace(keypoints=mat["pos_gt_src"].transpose(2, 0, 1).astype(float), visible=1 - mat["jnt_missing"].T.astype(int), head_box=box, head_size=size)
+    if (bad := np.flatnonzero(~(size > 0))).size:
+        raise DataError(
+            f"{path}: person {bad[0]} has the head box {box[bad[0]].tolist()}; expected two corners that differ"
+        )
+    return SimpleNamespace(
+        keypoints=mat["pos_gt_src"].transpose(2, 0, 1).astype(float), visible=1 - mat["jnt_missing"].T.astype(int),
+        head_box=box, head_size=size,
+    )
 
+# %% ../../nbs/datasets/10_mpii.ipynb #a40f0e58
 def load_predictions(
     path # an HDF5 file with preds (n 16 2), or a MATLAB file with pos_pred_src (16 2 n)
 ) -> np.ndarray: # (n 16 2), MATLAB's pixels
@@ -126,9 +179,15 @@ def load_predictions(
     import h5py
     path = Path(path)
     try:
-        if path.suffix == ".mat": found = loadmat(path)["pos_pred_src"].transpose(2, 0, 1)
+        if path.suffix == ".mat":
+            found = loadmat(path)["pos_pred_src"].transpose(2, 0, 1)
         else:
-            with h5py.File(path) as f: found = f["preds"][:]
-    except Exception as e: raise DataError(f"{path}: cannot be read ({e}); expected preds in an HDF5 file or pos_pred_src in a MATLAB file") from None
-    if found.ndim != 3 or found.shape[1:] != (16, 2) or not np.isfinite(found).all(): raise DataError(f"{path}: predictions are {found.shape}; expected (people, 16, 2), all finite")
+            with h5py.File(path) as f:
+                found = f["preds"][:]
+    except Exception as e:
+        raise DataError(
+            f"{path}: cannot be read ({e}); expected preds in an HDF5 file or pos_pred_src in a MATLAB file"
+        ) from None
+    if found.ndim != 3 or found.shape[1:] != (16, 2) or not np.isfinite(found).all():
+        raise DataError(f"{path}: predictions are {found.shape}; expected (people, 16, 2), all finite")
     return found.astype(float)

@@ -13,47 +13,72 @@ from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.hashing import content_hash
 from ..core.paths import data_dir
-from ..schemas.radiology import CLASSES, ChestSet, HEALTHY, Region, check_radiographs, encode_findings, parse_findings, version
+from thesis_lib.schemas.radiology import (
+    CLASSES, ChestSet, HEALTHY, Region, check_radiographs, encode_findings, parse_findings, version,
+)
 
 # %% auto #0
 __all__ = ['NIH', 'COHEN', 'KERMANY', 'FIGURE1', 'COVERED', 'OTHERS', 'BOX_FRAME', 'load_nih', 'convert_cohen', 'relabel']
 
 # %% ../../nbs/datasets/13_nih.ipynb #32a26f56
-NIH, COHEN, KERMANY, FIGURE1 = "NIH ChestX-ray14", "Cohen COVID-19 image data collection", "Kermany paediatric", "Figure1 COVID"
+NIH, COHEN, KERMANY, FIGURE1 = (
+    "NIH ChestX-ray14", "Cohen COVID-19 image data collection", "Kermany paediatric", "Figure1 COVID",
+)
 _PNEUMONIAS = ("Pneumonia", "COVID-19", "Healthy")
 COVERED = {NIH: CLASSES, COHEN: _PNEUMONIAS, KERMANY: _PNEUMONIAS, FIGURE1: _PNEUMONIAS} # source: classes it looked for
-OTHERS = {"ARDS": ("Pneumonia",), "Tuberculosis": ("Pneumonia",)} # findings that are none of the sixteen: classes they leave open
+# findings that are none of the sixteen: classes they leave open
+OTHERS = {"ARDS": ("Pneumonia",), "Tuberculosis": ("Pneumonia",)}
 
 # %% ../../nbs/datasets/13_nih.ipynb #47707449
 def _read(path, columns): # a CSV as texts, with these columns
-    try: frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig").fillna("")
-    except FileNotFoundError as e: raise DataError(f"{path}: no such file; data/README.md says what is expected and where to get it") from e
-    except pd.errors.EmptyDataError as e: raise DataError(f"{path}: the file is empty; expected a header and rows") from e
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as e: raise DataError(f"{path}: cannot be read as CSV ({' '.join(str(e).split())})") from e
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig").fillna("")
+    except FileNotFoundError as e:
+        raise DataError(f"{path}: no such file; data/README.md says what is expected and where to get it") from e
+    except pd.errors.EmptyDataError as e:
+        raise DataError(f"{path}: the file is empty; expected a header and rows") from e
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as e:
+        raise DataError(f"{path}: cannot be read as CSV ({' '.join(str(e).split())})") from e
     frame.columns = [c.strip() for c in frame.columns]
-    if (missing := [c for c in columns if c not in frame]): raise DataError(f'{path}: has no column "{missing[0]}"; expected {", ".join(columns)}')
-    if frame.empty: raise DataError(f"{path}: holds a header and no rows")
+    if (missing := [c for c in columns if c not in frame]):
+        raise DataError(f'{path}: has no column "{missing[0]}"; expected {", ".join(columns)}')
+    if frame.empty:
+        raise DataError(f"{path}: holds a header and no rows")
     return frame
 
+# %% ../../nbs/datasets/13_nih.ipynb #341d8247
 def _check_rows(frame, path, columns): # unique file names, no gaps
     for c in columns:
-        if (i := np.flatnonzero(frame[c].str.strip() == "")).size: raise DataError(f'{path}, line {i[0] + 2}: "{c}" is empty')
+        if (i := np.flatnonzero(frame[c].str.strip() == "")).size:
+            raise DataError(f'{path}, line {i[0] + 2}: "{c}" is empty')
     names = frame["Image Index"]
     if (i := np.flatnonzero(names.duplicated())).size:
-        raise DataError(f"{path}, line {i[0] + 2}: {names[i[0]]} stands on line {int(np.argmax(names == names[i[0]])) + 2} already, with {i.size - 1} more "
-                        "such lines; expected each image once")
-    if (i := np.flatnonzero(names.str.contains(r"[/\\]"))).size: raise DataError(f'{path}, line {i[0] + 2}: "Image Index" is {names[i[0]]!r}; expected a file name without folders')
+        raise DataError(
+            f"{path}, line {i[0] + 2}: {names[i[0]]} stands on line {int(np.argmax(names == names[i[0]])) + 2} already, with {i.size - 1} more "
+            "such lines; expected each image once"
+        )
+    if (i := np.flatnonzero(names.str.contains(r"[/\\]"))).size:
+        raise DataError(
+            f'{path}, line {i[0] + 2}: "Image Index" is {names[i[0]]!r}; expected a file name without folders'
+        )
 
-def _findings(frame, path, others): # for each row: classes it names, classes it leaves open; equal texts are parsed once
+# for each row: classes it names, classes it leaves open; equal texts are parsed once
+def _findings(frame, path, others):
     known = {}
     for i, text in enumerate(frame["Finding Labels"]):
-        if text in known: continue
-        names, parts = parse_findings(text, f"{path}, line {i + 2}", others=others), {p.strip() for p in text.split("|")}
+        if text in known:
+            continue
+        names, parts = (
+            parse_findings(text, f"{path}, line {i + 2}", others=others), {p.strip() for p in text.split("|")},
+        )
         known[text] = names, {c for o in others if o in parts for c in others[o]} - set(names)
     return [known[text] for text in frame["Finding Labels"]]
 
 def _encode(findings, covered): # rows of `_findings`, classes looked for in each -> (n 16)
-    return encode_findings([names for names, _ in findings], [[c for c in looked if c not in left] for (_, left), looked in zip(findings, covered)])
+    return encode_findings(
+        [names for names, _ in findings],
+        [[c for c in looked if c not in left] for (_, left), looked in zip(findings, covered)],
+    )
 
 # %% ../../nbs/datasets/13_nih.ipynb #d4c53ecb
 _LISTS = dict(train="train_val_list.txt", val="test_list.txt")
@@ -61,21 +86,33 @@ _LISTS = dict(train="train_val_list.txt", val="test_list.txt")
 def _official(folder, frame, path): # patient -> side, of the patients the lists name
     files = {side: folder/name for side, name in _LISTS.items()}
     there = [f for f in files.values() if f.is_file()]
-    if not there: return {}
-    if len(there) == 1: raise DataError(f"{there[0]}: the other official list is missing; expected both {' and '.join(_LISTS.values())}, or neither")
+    if not there:
+        return {}
+    if len(there) == 1:
+        raise DataError(
+            f"{there[0]}: the other official list is missing; expected both {' and '.join(_LISTS.values())}, or neither"
+        )
     names = {side: set(f.read_text(encoding="utf-8").split()) for side, f in files.items()}
-    if (both := names["train"] & names["val"]): raise DataError(f"{files['val']}: {min(both)} is in {_LISTS['train']} too, with {len(both) - 1} others; expected each image on one side")
+    if (both := names["train"] & names["val"]):
+        raise DataError(
+            f"{files['val']}: {min(both)} is in {_LISTS['train']} too, with {len(both) - 1} others; expected each image on one side"
+        )
     rows = {side: frame[frame["Image Index"].isin(names[side])] for side in names}
-    sides = {side: dict(zip(r["Patient ID"], r["Image Index"])) for side, r in rows.items()} # patient -> one of the radiographs
+    # patient -> one of the radiographs
+    sides = {side: dict(zip(r["Patient ID"], r["Image Index"])) for side, r in rows.items()}
     if (both := sorted(set(sides["train"]) & set(sides["val"]))):
-        raise DataError(f"{path}: patient {both[0]} is on both sides of the official split ({sides['train'][both[0]]}, {sides['val'][both[0]]}), with "
-                        f"{len(both) - 1} others; expected each on one")
+        raise DataError(
+            f"{path}: patient {both[0]} is on both sides of the official split ({sides['train'][both[0]]}, {sides['val'][both[0]]}), with "
+            f"{len(both) - 1} others; expected each on one"
+        )
     return {p: side for side, patients in sides.items() for p in patients}
 
+# %% ../../nbs/datasets/13_nih.ipynb #2d0435b0
 def _persons(frame, pairs): # patient -> the lowest number of those linked by copied radiographs
     patient, root = dict(zip(frame["Image Index"], frame["Patient ID"])), {p: p for p in frame["Patient ID"]}
     def top(p):
-        while root[p] != p: p = root[p]
+        while root[p] != p:
+            p = root[p]
         return p
     for a, b in pairs:
         if a in patient and b in patient:
@@ -85,7 +122,8 @@ def _persons(frame, pairs): # patient -> the lowest number of those linked by co
 
 def _sides(frame, official, persons, boxed, validation): # (n) "train" or "val"
     held = {persons[p] for p in boxed}
-    by_hash = lambda p: "val" if persons[p] in held or int(content_hash(persons[p]), 16) / 16**16 < validation else "train"
+    def by_hash(p):
+        return "val" if persons[p] in held or int(content_hash(persons[p]), 16) / 16**16 < validation else "train"
     side = {p: official.get(p) or by_hash(p) for p in persons}
     return frame["Patient ID"].map(side).to_numpy()
 
@@ -97,12 +135,16 @@ def _regions(path, paths): # boxes on these radiographs, in their pixels
     frame = _read(path, ("Image Index", "Finding Label"))
     boxes = frame.iloc[:, 2:6].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if boxes.shape[1] != 4 or (i := np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))).size:
-        raise DataError(f"{path}{f', line {i[0] + 2}' if boxes.shape[1] == 4 else ''}: expected x, y and a width and height above 0 in columns 3 to 6")
+        raise DataError(
+            f"{path}{f', line {i[0] + 2}' if boxes.shape[1] == 4 else ''}: expected x, y and a width and height above 0 in columns 3 to 6"
+        )
     for line, (name, label, box) in enumerate(zip(frame["Image Index"], frame["Finding Label"], boxes), 2):
         finding = parse_findings(label, f"{path}, line {line}")
-        if name not in index: continue
+        if name not in index:
+            continue
         if name not in sizes:
-            with Image.open(paths[index[name]]) as radiograph: sizes[name] = radiograph.size
+            with Image.open(paths[index[name]]) as radiograph:
+                sizes[name] = radiograph.size
         scale = np.tile(sizes[name], 2) / BOX_FRAME
         regions.append(Region(index[name], finding[0], tuple((box*scale).round(2).tolist())))
     return regions
@@ -110,7 +152,10 @@ def _regions(path, paths): # boxes on these radiographs, in their pixels
 # %% ../../nbs/datasets/13_nih.ipynb #5334f6f1
 def _csv(folder, pattern): # the one file it means
     found = sorted(folder.glob(pattern)) if folder.is_dir() else []
-    if len(found) != 1: raise DataError(f"{folder/pattern}: {len(found)} such files{' (' + ', '.join(f.name for f in found) + ')' if found else ''}; expected one, data/README.md says what it must hold")
+    if len(found) != 1:
+        raise DataError(
+            f"{folder / pattern}: {len(found)} such files{' (' + ', '.join(f.name for f in found) + ')' if found else ''}; expected one, data/README.md says what it must hold"
+        )
     return found[0]
 
 def _paths(folder, names): # where each radiograph lies, or should
@@ -119,22 +164,49 @@ def _paths(folder, names): # where each radiograph lies, or should
     return [where.get(name, folder/"images")/name for name in names]
 
 def _frontal(frame, path): # (n) bool
-    if "Frontal" not in frame: return np.ones(len(frame), bool)
-    if (i := np.flatnonzero(~frame["Frontal"].isin(("0", "1")))).size: raise DataError(f'{path}, line {i[0] + 2}: "Frontal" is {frame["Frontal"][i[0]]!r}; expected 1 or 0')
+    if "Frontal" not in frame:
+        return np.ones(len(frame), bool)
+    if (i := np.flatnonzero(~frame["Frontal"].isin(("0", "1")))).size:
+        raise DataError(f'{path}, line {i[0] + 2}: "Frontal" is {frame["Frontal"][i[0]]!r}; expected 1 or 0')
     return (frame["Frontal"] == "1").to_numpy()
 
-def _notes(frame, sources, lateral, official, persons, boxed, validation): # what a reader of a number measured here must know
+# %% ../../nbs/datasets/13_nih.ipynb #59d965d6
+# what a reader of a number measured here must know
+def _notes(frame, sources, lateral, official, persons, boxed, validation):
     partial = [s for s in sorted(set(sources)) if len(set(sources)) > 1]
     merged = sum(p != top for p, top in persons.items())
-    rest = f"by a hash of the patient, {validation:.0%} to validation" + (f", with every patient who has a box ({len(boxed)})" if boxed
-                                                                          else "") + (f"; of patients who share a radiograph {merged} {'is' if merged == 1 else 'are'} treated as another one" if merged else "")
-    return [note for says, note in (
-        (lateral, f"{lateral} lateral radiographs are left out."),
-        (True, ("The official split" + ("" if len(official) == len(persons) else f"; patients it does not name, {rest}") if official else f"No official split: {rest}") + "."),
-        (partial, f"Sources: {', '.join(f'{s} ({(sources == s).sum()})' for s in partial)}; classes a source did not look for are not labelled. COVID-19 is "
-         "negative in radiographs taken before 2019."),
-        (True, "Healthy is the absence of the findings that the source looked for."),
-    ) if says]
+    rest = (
+        f"by a hash of the patient, {validation:.0%} to validation"
+        + (f", with every patient who has a box ({len(boxed)})" if boxed else "")
+        + (
+            f"; of patients who share a radiograph {merged} {'is' if merged == 1 else 'are'} treated as another one"
+            if merged
+            else ""
+        )
+    )
+    return [
+        note
+        for says, note in (
+            (lateral, f"{lateral} lateral radiographs are left out."),
+            (
+                True,
+                (
+                    "The official split"
+                    + ("" if len(official) == len(persons) else f"; patients it does not name, {rest}")
+                    if official
+                    else f"No official split: {rest}"
+                )
+                + ".",
+            ),
+            (
+                partial,
+                f"Sources: {', '.join(f'{s} ({(sources == s).sum()})' for s in partial)}; classes a source did not look for are not labelled. COVID-19 is "
+                "negative in radiographs taken before 2019.",
+            ),
+            (True, "Healthy is the absence of the findings that the source looked for."),
+        )
+        if says
+    ]
 
 # %% ../../nbs/datasets/13_nih.ipynb #3aed14ff
 def load_nih(
@@ -148,24 +220,37 @@ def load_nih(
     validation=.3        # share of the patients without an official side
 ) -> ChestSet: # with labels "original"
     "Radiographs of an NIH-layout CSV, checked and split by patient; `DataError` names file, line and what was expected."
-    if split not in _LISTS: raise DataError(f"split {split!r}: expected train or val")
-    if not 0 < validation < 1: raise DataError(f"validation {validation}: expected a share between 0 and 1")
-    folder = Path(folder or data_dir()/"nih"); path = _csv(folder, csv)
+    if split not in _LISTS:
+        raise DataError(f"split {split!r}: expected train or val")
+    if not 0 < validation < 1:
+        raise DataError(f"validation {validation}: expected a share between 0 and 1")
+    folder = Path(folder or data_dir()/"nih")
+    path = _csv(folder, csv)
     frame = _read(path, ("Image Index", "Finding Labels", "Patient ID"))
     _check_rows(frame, path, ("Image Index", "Patient ID"))
     findings, frontal = _findings(frame, path, others), _frontal(frame, path)
     sources = frame.get("Dataset", pd.Series(source, index=frame.index)).to_numpy(str)
     if (unknown := [(i, s) for i, s in enumerate(sources) if s not in covered]):
-        raise DataError(f'{path}, line {unknown[0][0] + 2}: unknown source {str(unknown[0][1])!r}; say which classes it looked for with covered={{**COVERED, source: (...)}}')
+        raise DataError(
+            f'{path}, line {unknown[0][0] + 2}: unknown source {str(unknown[0][1])!r}; say which classes it looked for with covered={{**COVERED, source: (...)}}'
+        )
     boxes, copies = folder/"BBox_List_2017.csv", folder/"near_duplicates.csv"
-    boxed = set(frame["Patient ID"][frame["Image Index"].isin(_read(boxes, ("Image Index",))["Image Index"]) & frontal]) if boxes.is_file() else set()
+    boxed = (
+        set(frame["Patient ID"][frame["Image Index"].isin(_read(boxes, ("Image Index",))["Image Index"]) & frontal])
+        if boxes.is_file()
+        else set()
+    )
     persons = _persons(frame, zip(*_read(copies, ("a", "b"))[["a", "b"]].to_numpy().T) if copies.is_file() else ())
     official = _official(folder, frame, path)
     rows = np.flatnonzero((_sides(frame, official, persons, boxed, validation) == split) & frontal)
     labels = _encode([findings[i] for i in rows], [covered[sources[i]] for i in rows])
     paths = _paths(folder, frame["Image Index"][rows])
-    radiographs = check_radiographs(ChestSet(name, split, paths, {"original": labels}, frame["Patient ID"][rows].to_numpy(str), sources[rows],
-                                 notes=_notes(frame, sources[frontal], int((~frontal).sum()), official, persons, boxed, validation)))
+    radiographs = check_radiographs(
+        ChestSet(
+            name, split, paths, {"original": labels}, frame["Patient ID"][rows].to_numpy(str), sources[rows],
+            notes=_notes(frame, sources[frontal], int((~frontal).sum()), official, persons, boxed, validation),
+        )
+    )
     return replace(radiographs, regions=_regions(boxes, paths)) if boxes.is_file() else radiographs
 
 # %% ../../nbs/datasets/13_nih.ipynb #dc6734f4
@@ -176,12 +261,23 @@ def convert_cohen(
     path = Path(folder)/"metadata.csv"
     frame = _read(path, ("patientid", "finding", "view", "modality", "folder", "filename", "license", "url"))
     parts = frame["finding"].str.split(r"\s*/\s*", regex=True)
-    keep = (frame["modality"] == "X-ray") & (frame["folder"] == "images") & ~frame["finding"].isin(("", "todo", "Unknown"))
-    if not keep.any(): raise DataError(f"{path}: no row is a radiograph with a finding; expected modality X-ray in folder images")
+    keep = (
+        (frame["modality"] == "X-ray") & (frame["folder"] == "images") & ~frame["finding"].isin(("", "todo", "Unknown"))
+    )
+    if not keep.any():
+        raise DataError(f"{path}: no row is a radiograph with a finding; expected modality X-ray in folder images")
     label = parts.map(lambda p: "COVID-19|Pneumonia" if "COVID-19" in p else "Pneumonia" if "Pneumonia" in p else p[0])
-    entries = pd.DataFrame({"Image Index": frame["filename"], "Finding Labels": label, "Patient ID": "COHEN" + frame["patientid"], "View Position": frame["view"],
-                            "Frontal": frame["view"].str.startswith(("PA", "AP")).astype(int), "Dataset": COHEN, "License": frame["license"], "URL": frame["url"]})[keep]
-    write_atomic(path.with_name("Data_Entry.csv"), entries.drop_duplicates(["Image Index", "Finding Labels", "Patient ID"]).to_csv(index=False))
+    entries = pd.DataFrame(
+        {
+            "Image Index": frame["filename"], "Finding Labels": label, "Patient ID": "COHEN" + frame["patientid"],
+            "View Position": frame["view"], "Frontal": frame["view"].str.startswith(("PA", "AP")).astype(int),
+            "Dataset": COHEN, "License": frame["license"], "URL": frame["url"],
+        }
+    )[keep]
+    write_atomic(
+        path.with_name("Data_Entry.csv"),
+        entries.drop_duplicates(["Image Index", "Finding Labels", "Patient ID"]).to_csv(index=False),
+    )
     return path.with_name("Data_Entry.csv")
 
 # %% ../../nbs/datasets/13_nih.ipynb #0256f9a2
@@ -198,13 +294,22 @@ def relabel(
     old, csv = version(chest_set.labels, base, f"{chest_set.name}/{chest_set.split}"), Path(csv)
     frame = _read(csv, ("Image Index", "Finding Labels"))
     _check_rows(frame, csv, ("Image Index",))
-    if (unknown := [c for c in classes if c not in CLASSES]): raise DataError(f"classes: unknown finding {unknown[0]!r}; expected names from: {', '.join(CLASSES)}")
+    if (unknown := [c for c in classes if c not in CLASSES]):
+        raise DataError(f"classes: unknown finding {unknown[0]!r}; expected names from: {', '.join(CLASSES)}")
     index, findings = {p.name: i for i, p in enumerate(chest_set.paths)}, _findings(frame, csv, others)
-    rows, names = zip(*[(index[n], f) for n, f in zip(frame["Image Index"], findings) if n in index]) if set(index) & set(frame["Image Index"]) else ((), ())
-    if not rows: raise DataError(f"{csv}: names no radiograph of {chest_set.name}/{chest_set.split}; expected file names such as {chest_set.paths[0].name}")
+    rows, names = (
+        zip(*[(index[n], f) for n, f in zip(frame["Image Index"], findings) if n in index])
+        if set(index) & set(frame["Image Index"])
+        else ((), ())
+    )
+    if not rows:
+        raise DataError(
+            f"{csv}: names no radiograph of {chest_set.name}/{chest_set.split}; expected file names such as {chest_set.paths[0].name}"
+        )
     rows, columns = np.array(rows), [CLASSES.index(c) for c in classes]
     new = old.copy() if keep else np.full_like(old, np.nan)
-    new[rows] = old[rows]; new[rows[:, None], columns] = _encode(names, [CLASSES]*len(rows))[:, columns]
+    new[rows] = old[rows]
+    new[rows[:, None], columns] = _encode(names, [CLASSES]*len(rows))[:, columns]
     if "Healthy" not in classes:
         sick, was = (np.delete(new[rows], HEALTHY, 1) == 1).any(1), old[rows, HEALTHY]
         new[rows, HEALTHY] = np.where(sick, 0, np.where(was == 1, 1, np.nan))

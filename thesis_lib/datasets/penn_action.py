@@ -20,14 +20,19 @@ _WHERE = "get Penn_Action.tar.gz from https://dreamdragon.github.io/PennAction/ 
 _TRAIN = dict(train=1, val=-1)
 
 def _load(path): # MATLAB file -> its variables
-    try: return loadmat(path)
-    except Exception as e: raise DataError(f"{path}: cannot be read ({type(e).__name__}); expected a MATLAB file of labels") from e
+    try:
+        return loadmat(path)
+    except Exception as e:
+        raise DataError(f"{path}: cannot be read ({type(e).__name__}); expected a MATLAB file of labels") from e
 
 def _array(mat, path, name, columns): # variable -> (t columns) float
-    if name not in mat: raise DataError(f"{path}: has no {name!r}; expected action, x, y, visibility, bbox and train")
+    if name not in mat:
+        raise DataError(f"{path}: has no {name!r}; expected action, x, y, visibility, bbox and train")
     value = np.asarray(mat[name], float)
-    if value.ndim != 2 or value.shape[1] != columns or not len(value): raise DataError(f"{path}: {name} is {value.shape}; expected (frames, {columns})")
-    if not np.isfinite(value).all(): raise DataError(f"{path}: {name} is not a number in frame {np.argwhere(~np.isfinite(value))[0, 0] + 1}")
+    if value.ndim != 2 or value.shape[1] != columns or not len(value):
+        raise DataError(f"{path}: {name} is {value.shape}; expected (frames, {columns})")
+    if not np.isfinite(value).all():
+        raise DataError(f"{path}: {name} is not a number in frame {np.argwhere(~np.isfinite(value))[0, 0] + 1}")
     return value
 
 def read_clip(
@@ -35,26 +40,37 @@ def read_clip(
     number  # "0001" to "2326"
 ) -> VideoClip: # one person with PENN13 keypoints, frames read when asked for
     "One clip; `DataError` names the file and the field of what is wrong."
-    folder = Path(folder); path = folder/"labels"/f"{number}.mat"
-    if not path.is_file(): raise DataError(f"{path}: no such file; {_WHERE}")
+    folder = Path(folder)
+    path = folder/"labels"/f"{number}.mat"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {_WHERE}")
     mat = _load(path)
     x, y, seen = (_array(mat, path, name, 13) for name in ("x", "y", "visibility"))
-    if not len(x) == len(y) == len(seen): raise DataError(f"{path}: x, y and visibility have {len(x)}, {len(y)} and {len(seen)} rows; expected equally many")
+    if not len(x) == len(y) == len(seen):
+        raise DataError(
+            f"{path}: x, y and visibility have {len(x)}, {len(y)} and {len(seen)} rows; expected equally many"
+        )
     frames = _frames(folder/"frames"/number, len(x))
     boxes = _boxes(_array(mat, path, "bbox", 4), len(x), path)
     labelled = (x > 1) | (y > 1)
     visible = np.where(labelled & np.isfinite(boxes).all(1)[:, None], 1 + (seen > 0), 0)
-    return VideoClip(f"penn/{number}", frames, np.stack([x, y], -1)[:, None] - 1, visible[:, None], boxes[:, None], PENN13, str(np.squeeze(mat.get("action", ""))))
+    return VideoClip(
+        f"penn/{number}", frames, np.stack([x, y], -1)[:, None] - 1, visible[:, None], boxes[:, None], PENN13,
+        str(np.squeeze(mat.get("action", ""))),
+    )
 
 # %% ../../nbs/datasets/14_penn_action.ipynb #6de6ddfe
 def _frames(folder, n):
     paths = sorted(folder.glob("*.jpg"))
-    if not folder.is_dir(): raise DataError(f"{folder}: no such folder; {_WHERE}")
-    if len(paths) != n: raise DataError(f"{folder}: holds {len(paths)} frames; expected the {n} that are labelled")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {_WHERE}")
+    if len(paths) != n:
+        raise DataError(f"{folder}: holds {len(paths)} frames; expected the {n} that are labelled")
     return ImageFrames(paths)
 
 def _boxes(boxes, n, path): # (t 4), NaN where it holds nothing
-    if len(boxes) not in (n, n - 1): raise DataError(f"{path}: bbox has {len(boxes)} rows; expected {n}")
+    if len(boxes) not in (n, n - 1):
+        raise DataError(f"{path}: bbox has {len(boxes)} rows; expected {n}")
     boxes = np.concatenate([boxes, boxes[-1:]])[:n] - 1
     return np.where((boxes[:, 2:] > boxes[:, :2]).all(1)[:, None], boxes, np.nan)
 
@@ -65,16 +81,22 @@ def load_penn_action(
     n_clips=0    # the first so many, 0 = all
 ) -> list: # of `VideoClip`, one person each
     "Penn Action by its official split; `DataError` says where to get it if it is not there."
-    if split not in _TRAIN: raise DataError(f"split {split!r}: expected train or val")
+    if split not in _TRAIN:
+        raise DataError(f"split {split!r}: expected train or val")
     folder = Path(folder or data_dir()/"penn_action")
     numbers = sorted(p.stem for p in (folder/"labels").glob("*.mat"))
-    if not numbers: raise DataError(f"{folder/'labels'}: holds no labels; {_WHERE}")
+    if not numbers:
+        raise DataError(f"{folder/'labels'}: holds no labels; {_WHERE}")
     clips = []
     for number in numbers:
         path = folder/"labels"/f"{number}.mat"
         flag = int(_array(_load(path), path, "train", 1)[0, 0])
-        if flag not in _TRAIN.values(): raise DataError(f"{path}: train is {flag}; expected 1 or -1")
-        if flag == _TRAIN[split]: clips.append(read_clip(folder, number))
-        if n_clips and len(clips) == n_clips: break
-    if not clips: raise DataError(f"{folder/'labels'}: none of {len(numbers)} clips is of split {split}")
+        if flag not in _TRAIN.values():
+            raise DataError(f"{path}: train is {flag}; expected 1 or -1")
+        if flag == _TRAIN[split]:
+            clips.append(read_clip(folder, number))
+        if n_clips and len(clips) == n_clips:
+            break
+    if not clips:
+        raise DataError(f"{folder/'labels'}: none of {len(numbers)} clips is of split {split}")
     return clips

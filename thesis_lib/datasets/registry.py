@@ -9,7 +9,10 @@ from ..schemas.annotations import PoseSet, merge_pose_sets, simulated_detector, 
 from ..core.errors import DataError
 from ..core.paths import data_dir, data_root, root
 from ..core.record import read_record
-from . import coco, exercises, h36m, lspet, mocap, mpii, nih, synthetic_landmarks, synthetic_motions, synthetic_people, synthetic_radiographs
+from thesis_lib.datasets import (
+    coco, exercises, h36m, lspet, mocap, mpii, nih, synthetic_landmarks, synthetic_motions, synthetic_people,
+    synthetic_radiographs,
+)
 from ..geometry import ring_around
 from ..schemas.radiology import ChestSet, merge_chest_sets
 from ..schemas.sequences import MotionSet, view_set
@@ -25,52 +28,73 @@ def pose2d(
     dataset: str,  # one of `POSE2D`
     split: str,    # "train" or "val"
     *, n_images=0, # the first so many images of each part (people: made in this number); 0 = all
-    detector="simulated", # "simulated", "" for none, or, where people have COCO's joints, a COCO results file with person boxes, relative to the project (validation only)
+    # "simulated", "" for none, or, where people have COCO's joints, a COCO results file with person boxes, relative to
+    # the project (validation only)
+    detector="simulated",
     seed=0         # of people that are made, and of the simulated detector
 ) -> PoseSet:
     "A 2D pose data set by name, with COCO's or MPII's joints; `DataError` for a name, split or detector that does not exist."
     _known(dataset, POSE2D, split)
     boxes_file = root()/detector if detector not in ("", "simulated") and split == "val" else None
-    if boxes_file and dataset.endswith("mpii"): raise DataError(f"detector {detector!r}: nobody detected the people of {dataset}; expected 'simulated', or '' for none")
+    if boxes_file and dataset.endswith("mpii"):
+        raise DataError(
+            f"detector {detector!r}: nobody detected the people of {dataset}; expected 'simulated', or '' for none"
+        )
     made = {"people": {}, "people_mpii": dict(skeleton=MPII16)}
     if dataset in made:
         found = whole = synthetic_people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
-        if boxes_file: found = replace(found, detections={boxes_file.stem: coco.load_detections(boxes_file, found)})
-    elif dataset == "mpii": found = _first(mpii.load_mpii(split), n_images)
+        if boxes_file:
+            found = replace(found, detections={boxes_file.stem: coco.load_detections(boxes_file, found)})
+    elif dataset == "mpii":
+        found = _first(mpii.load_mpii(split), n_images)
     else:
         folder = data_root()/"coco" if dataset == "mini" else None
         whole = coco.load_coco(split, folder=folder, boxes_file=boxes_file)
         found = _first(whole, n_images)
-    if boxes_file and (dataset in made or (boxes_file.parent/"record.json").is_file()): _check_run(boxes_file, found, whole) # beside the published file lies none
-    if dataset == "mini" and split == "train": found = merge_pose_sets(_first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root()/"lspet")), n_images), found)
-    if split == "val" and detector == "simulated": found = replace(found, detections={**found.detections, "simulated": simulated_detector(found, seed=seed)})
+    if boxes_file and (dataset in made or (boxes_file.parent/"record.json").is_file()):
+        _check_run(boxes_file, found, whole) # beside the published file lies none
+    if dataset == "mini" and split == "train":
+        found = merge_pose_sets(
+            _first(lspet.as_coco17(lspet.load_lspet("train", folder=data_root() / "lspet")), n_images), found
+        )
+    if split == "val" and detector == "simulated":
+        found = replace(found, detections={**found.detections, "simulated": simulated_detector(found, seed=seed)})
     return found
 
+# %% ../../nbs/datasets/17_registry.ipynb #2a1cda55
 def _check_run(file, *sets): # the run in whose folder boxes lie has seen the images of one of these sets
     name, known = f"{sets[0].name}/{sets[0].split}", dict.fromkeys(s.fingerprint for s in sets)
     saw = read_record(file.parent/"record.json").data.get(name, "none")
-    if saw not in known: raise DataError(f"{file}: boxes on other people ({name} [{saw}]); expected those of [{'] or ['.join(known)}], of equal n_images and seed")
+    if saw not in known:
+        raise DataError(
+            f"{file}: boxes on other people ({name} [{saw}]); expected those of [{'] or ['.join(known)}], of equal n_images and seed"
+        )
 
 # %% ../../nbs/datasets/17_registry.ipynb #8fc71537
-def label(found) -> str: # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"
+# "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"
+def label(found) -> str:
     "Name of a validation set of any kind as protocols state it: two numbers are comparable only if it is the same."
     name, whole = _WHOLE.get(found.name, (found.name, -1))
     return name if len(found) == whole else f"{name} ({len(found):,} {_COUNTED[type(found)]})"
 
 _COUNTED = {PoseSet: "images", MotionSet: "frames", ChestSet: "radiographs"}
-_WHOLE = dict(coco=("COCO 2017", 5000), mpii=("MPII", 2729), nih=("ChestX-ray14", 25596), h36m=("Human3.6M", 543344)) # name in print, and how many in its whole validation split
+# name in print, and how many in its whole validation split
+_WHOLE = dict(coco=("COCO 2017", 5000), mpii=("MPII", 2729), nih=("ChestX-ray14", 25596), h36m=("Human3.6M", 543344))
 
 def _first(pose_set, n): # the first n images
     return subset_images(pose_set, [i["id"] for i in pose_set.coco["images"][:n]]) if n else pose_set
 
 def _known(dataset, names, split):
-    if dataset not in names: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(names)}")
-    if split not in ("train", "val"): raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
+    if dataset not in names:
+        raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(names)}")
+    if split not in ("train", "val"):
+        raise DataError(f"split {split!r} is unknown; expected 'train' or 'val'")
 
 def halves(pose_set: PoseSet) -> tuple: # (PoseSet, PoseSet)
     "Every other image, and the rest: to choose an epoch on one half and to measure on the other."
     ids = [i["id"] for i in pose_set.coco["images"]]
-    if len(ids) < 2: raise DataError(f"{pose_set.name}/{pose_set.split}: has {len(ids)} images, expected at least 2 to halve it")
+    if len(ids) < 2:
+        raise DataError(f"{pose_set.name}/{pose_set.split}: has {len(ids)} images, expected at least 2 to halve it")
     return subset_images(pose_set, ids[::2]), subset_images(pose_set, ids[1::2])
 
 # %% ../../nbs/datasets/17_registry.ipynb #3c2cca02
@@ -85,10 +109,18 @@ def pose3d(
 ) -> MotionSet:
     "Motions seen by cameras, Human3.6M's 17 joints, by name; `DataError` for a name, split or 2D source that does not exist."
     _known(dataset, POSE3D, split)
-    if dataset == "h36m": return _some(h36m.load_h36m(split, source2d, seed=seed), n_clips)
+    if dataset == "h36m":
+        return _some(h36m.load_h36m(split, source2d, seed=seed), n_clips)
     recorded = dataset == "mocap"
-    found = mocap.load_mocap(split)[:n_clips or None] if recorded else synthetic_motions.make_motions(split, seed=seed, **(dict(n_clips=n_clips) if n_clips else {}))
-    return view_set(dataset, split, found, ring_around, source2d=source2d, seed=seed, notes=[*(mocap.NOTES if recorded else []), "Seen by four synthetic cameras."])
+    found = (
+        mocap.load_mocap(split)[: n_clips or None]
+        if recorded
+        else synthetic_motions.make_motions(split, seed=seed, **(dict(n_clips=n_clips) if n_clips else {}))
+    )
+    return view_set(
+        dataset, split, found, ring_around, source2d=source2d, seed=seed,
+        notes=[*(mocap.NOTES if recorded else []), "Seen by four synthetic cameras."],
+    )
 
 def _some(motion_set, n): # the first n motions, seen by all their cameras
     keys = list(dict.fromkeys(c.key for c in motion_set.views))[:n or None]
@@ -105,8 +137,14 @@ def chest(
 ) -> ChestSet:
     "Chest radiographs with the findings of `radiology.CLASSES`, by name; `DataError` for a name or split that does not exist."
     _known(dataset, CHEST, split)
-    if dataset == "radiographs": return synthetic_radiographs.make_radiographs(split=split, seed=seed, **(dict(n_images=n_images) if n_images else {}))
-    parts = [nih.load_nih(split, data_root()/part if dataset == "cxr" else data_dir()/part, name=part) for part in dataset.split("+")]
+    if dataset == "radiographs":
+        return synthetic_radiographs.make_radiographs(
+            split=split, seed=seed, **(dict(n_images=n_images) if n_images else {})
+        )
+    parts = [
+        nih.load_nih(split, data_root() / part if dataset == "cxr" else data_dir() / part, name=part)
+        for part in dataset.split("+")
+    ]
     found = merge_chest_sets(*parts) if len(parts) > 1 else parts[0]
     again = (data_root() if dataset == "cxr" else data_dir())/dataset.split("+")[0]/"relabelled.csv"
     return nih.relabel(found, again) if again.is_file() else found
@@ -120,8 +158,13 @@ def actions(
     seed=0        # of recordings that are made
 ) -> list: # of `recordings.Recording`
     "Recordings of actions as landmarks, by name; `DataError` for a name that does not exist."
-    if dataset == "recordings": return synthetic_landmarks.make_actions(synthetic_motions.sample_subject, synthetic_motions.make_motion, n_takes=n_takes or 3, seed=seed)
-    if dataset not in ACTIONS: raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(ACTIONS)}")
-    if n_takes > 1: raise DataError(f"dataset {dataset!r}: has one take of each action; expected n_takes 0 or 1, got {n_takes}")
+    if dataset == "recordings":
+        return synthetic_landmarks.make_actions(
+            synthetic_motions.sample_subject, synthetic_motions.make_motion, n_takes=n_takes or 3, seed=seed
+        )
+    if dataset not in ACTIONS:
+        raise DataError(f"dataset {dataset!r} is unknown; expected one of {', '.join(ACTIONS)}")
+    if n_takes > 1:
+        raise DataError(f"dataset {dataset!r}: has one take of each action; expected n_takes 0 or 1, got {n_takes}")
     load = dict(exercises4=exercises.load_exercises4, rec=exercises.load_rec)[dataset]
     return load(data_root()/"actions")

@@ -12,7 +12,9 @@ from ..core.files import locked, whole_folder
 from ..core.hashing import content_hash, source_hash
 from ..core.paths import data_dir
 from ..core.console import progress
-from .mannequins import Canvas, Part, annotate, articulate, draw_thing, paint_background, sample_body, sample_colour, sample_pose, shade
+from thesis_lib.datasets.mannequins import (
+    Canvas, Part, annotate, articulate, draw_thing, paint_background, sample_body, sample_colour, sample_pose, shade,
+)
 from ..skeletons import COCO17
 from ..schemas.videos import VideoClip
 
@@ -20,33 +22,43 @@ from ..schemas.videos import VideoClip
 __all__ = ['ACTIONS', 'SPLITS', 'make_poses', 'render_clip', 'make_clips']
 
 # %% ../../nbs/datasets/06_synthetic_clips.ipynb #6c8b51c7
-_STAND, _HANG = (0, 4, 6, 4, 0), (0, 9, 5, 12) # a leg: hip flexion, abduction, outward turn, knee, foot; an arm: flexion, abduction, inward turn, elbow; degrees
+# a leg: hip flexion, abduction, outward turn, knee, foot; an arm: flexion, abduction, inward turn, elbow; degrees
+_STAND, _HANG = (0, 4, 6, 4, 0), (0, 9, 5, 12)
 
-def _posture(lean=0, legs=(_STAND, _STAND), arms=(_HANG, _HANG)): return np.array([lean, *legs[0], *legs[1], *arms[0], *arms[1]], float)
+def _posture(lean=0, legs=(_STAND, _STAND), arms=(_HANG, _HANG)):
+    return np.array([lean, *legs[0], *legs[1], *arms[0], *arms[1]], float)
 def _mirrored(p): return np.concatenate([p[:1], p[6:11], p[1:6], p[15:19], p[11:15]])
 
 _STEP = _posture(4, ((28, 2, 5, 8, 8), (-22, 2, 5, 16, 18)), ((-24, 8, 5, 14), (26, 8, 5, 26)))
 _STRIDE = _posture(14, ((62, 2, 3, 80, 0), (-24, 2, 3, 42, 25)), ((-42, 10, 10, 88), (38, 10, 10, 98)))
 _GUARD = ((35, 14, 30, 118), (35, 14, 30, 118))
 ACTIONS = dict(
-    walk  = [_STEP, _mirrored(_STEP)],
-    run   = [_STRIDE, _mirrored(_STRIDE)],
-    jack  = [_posture(), _posture(0, ((0, 24, 8, 4, 0),)*2, ((0, 160, 0, 12),)*2)],
-    squat = [_posture(), _posture(24, ((92, 16, 18, 104, 8),)*2, ((84, 6, 0, 8),)*2)],
-    kick  = [_posture(4, ((-18, 3, 3, 30, 10), (2, 4, 6, 12, 0)), ((30, 30, 5, 40), (-15, 30, 5, 40))), _posture(-14, ((84, 4, 0, 12, 20), (-2, 4, 6, 8, 0)), ((-20, 40, 5, 30), (35, 35, 5, 40)))],
-    punch = [_posture(4, ((14, 8, 5, 14, 0), (-14, 8, 12, 14, 8)), (_GUARD[0], (86, 4, 0, 6))), _posture(4, ((14, 8, 5, 14, 0), (-14, 8, 12, 14, 8)), ((86, 4, 0, 6), _GUARD[1]))],
-    wave  = [_posture(0, arms=((0, 84, -86, 58), _HANG)), _posture(0, arms=((0, 96, -86, 116), _HANG))],
-    lift  = [_posture(), _posture(-4, arms=((0, 168, 0, 10),)*2)],
-    bow   = [_posture(), _posture(58, arms=((50, 6, 5, 10),)*2)],
-    free  = None)
+    walk=[_STEP, _mirrored(_STEP)], run=[_STRIDE, _mirrored(_STRIDE)],
+    jack=[_posture(), _posture(0, ((0, 24, 8, 4, 0),) * 2, ((0, 160, 0, 12),) * 2)],
+    squat=[_posture(), _posture(24, ((92, 16, 18, 104, 8),) * 2, ((84, 6, 0, 8),) * 2)],
+    kick=[
+        _posture(4, ((-18, 3, 3, 30, 10), (2, 4, 6, 12, 0)), ((30, 30, 5, 40), (-15, 30, 5, 40))),
+        _posture(-14, ((84, 4, 0, 12, 20), (-2, 4, 6, 8, 0)), ((-20, 40, 5, 30), (35, 35, 5, 40))),
+    ],
+    punch=[
+        _posture(4, ((14, 8, 5, 14, 0), (-14, 8, 12, 14, 8)), (_GUARD[0], (86, 4, 0, 6))),
+        _posture(4, ((14, 8, 5, 14, 0), (-14, 8, 12, 14, 8)), ((86, 4, 0, 6), _GUARD[1])),
+    ],
+    wave=[_posture(0, arms=((0, 84, -86, 58), _HANG)), _posture(0, arms=((0, 96, -86, 116), _HANG))],
+    lift=[_posture(), _posture(-4, arms=((0, 168, 0, 10),) * 2)],
+    bow=[_posture(), _posture(58, arms=((50, 6, 5, 10),) * 2)], free=None,
+)
 
 # %% ../../nbs/datasets/06_synthetic_clips.ipynb #57d963d3
-_VIEW = ("bend", "side", "twist", "yaw", "pitch", "roll", "nod", "look", "tilt") # angles of a pose that an action does not change
+# angles of a pose that an action does not change
+_VIEW = ("bend", "side", "twist", "yaw", "pitch", "roll", "nod", "look", "tilt")
 
-def _flat(pose): return np.concatenate([[pose["lean"]], *(pose[limb, s] for limb in ("leg", "arm") for s in ("left", "right"))])
+def _flat(pose):
+    return np.concatenate([[pose["lean"]], *(pose[limb, s] for limb in ("leg", "arm") for s in ("left", "right"))])
 
 def _free(rng): # a posture on the feet, in radians
-    while (pose := sample_pose(rng))["legs"] in ("sit", "lie"): pass
+    while (pose := sample_pose(rng))["legs"] in ("sit", "lie"):
+        pass
     return _flat(pose)
 
 def make_poses(
@@ -56,16 +68,26 @@ def make_poses(
     yaw=None # radians, where the body faces (0: the viewer, positive: right); None: any
 ) -> list: # of t poses for `articulate`
     "A body's poses over time."
-    while (base := sample_pose(rng))["legs"] in ("sit", "lie"): pass
-    keys = np.stack([_free(rng) for _ in range(3)]) if action == "free" else np.deg2rad(np.stack(ACTIONS[action]) + rng.normal(0, 4, (2, 19)))
-    if action != "free" and rng.random() < .5: keys = np.stack([_mirrored(k) for k in keys])
+    while (base := sample_pose(rng))["legs"] in ("sit", "lie"):
+        pass
+    keys = (
+        np.stack([_free(rng) for _ in range(3)])
+        if action == "free"
+        else np.deg2rad(np.stack(ACTIONS[action]) + rng.normal(0, 4, (2, 19)))
+    )
+    if action != "free" and rng.random() < .5:
+        keys = np.stack([_mirrored(k) for k in keys])
     keys[:, [4, 9, 14, 18]] = keys[:, [4, 9, 14, 18]].clip(0) # knees and elbows do not bend backwards
     index, share = np.floor(phase).astype(int), (1 - np.cos(np.pi*(phase % 1)))[:, None]/2
     flat, n = keys[index % len(keys)]*(1 - share) + keys[(index + 1) % len(keys)]*share, len(phase)
     view = {name: np.full(n, base[name] if yaw is None or name != "yaw" else yaw) for name in _VIEW}
-    view["look"] = view["look"] + .25*np.sin(np.linspace(0, rng.uniform(0, 3), n)); view["nod"] = view["nod"] + .05*np.sin(2*np.pi*np.asarray(phase))
-    limbs = lambda f: {("leg", "left"): f[1:6], ("leg", "right"): f[6:11], ("arm", "left"): f[11:15], ("arm", "right"): f[15:]}
-    return [dict(lean=f[0], legs="stand") | {name: v[i] for name, v in view.items()} | limbs(f) for i, f in enumerate(flat)]
+    view["look"] = view["look"] + .25*np.sin(np.linspace(0, rng.uniform(0, 3), n))
+    view["nod"] = view["nod"] + .05*np.sin(2*np.pi*np.asarray(phase))
+    def limbs(f):
+        return {("leg", "left"): f[1:6], ("leg", "right"): f[6:11], ("arm", "left"): f[11:15], ("arm", "right"): f[15:]}
+    return [
+        dict(lean=f[0], legs="stand") | {name: v[i] for name, v in view.items()} | limbs(f) for i, f in enumerate(flat)
+    ]
 
 # %% ../../nbs/datasets/06_synthetic_clips.ipynb #f79b3bef
 def _grounded(body, poses): # -> [(parts, joints)], the lower ankle on one level in all of them
@@ -73,7 +95,8 @@ def _grounded(body, poses): # -> [(parts, joints)], the lower ankle on one level
     down = [np.array([0, joints[15:17, 1].max(), 0]) for _, joints in posed]
     return [([p._replace(a=p.a - d, b=p.b - d) for p in parts], joints - d) for (parts, joints), d in zip(posed, down)]
 
-def _alone(rng, size, n_frames, action): # -> [(parts, joints)], standing height in pixels, pixel of the ankles' level (t 2)
+# -> [(parts, joints)], standing height in pixels, pixel of the ankles' level (t 2)
+def _alone(rng, size, n_frames, action):
     (w, h), phase = size, rng.uniform(0, 2) + np.arange(n_frames)*rng.uniform(.13, .24)
     posed = _grounded(sample_body(rng), make_poses(rng, action, phase))
     ends = np.concatenate([[(p.a - r)[:2] for p in parts for r in (.03, -.03)] for parts, _ in posed])
@@ -85,7 +108,8 @@ def _alone(rng, size, n_frames, action): # -> [(parts, joints)], standing height
 
 def _way(rng, n_frames, start, end): # (t,) from start to end at a changing pace; one in three turns back half way
     share = np.linspace(0, 1, n_frames) + rng.uniform(-.06, .06)*np.sin(np.linspace(0, 2*np.pi, n_frames))
-    if rng.random() < 1/3: share = .5 - np.abs(share - .5) + rng.uniform(-.05, .05)
+    if rng.random() < 1/3:
+        share = .5 - np.abs(share - .5) + rng.uniform(-.05, .05)
     return start + (end - start)*share
 
 def _walker(rng, size, n_frames, i, nearness): # the i-th of several: the same
@@ -96,8 +120,12 @@ def _walker(rng, size, n_frames, i, nearness): # the i-th of several: the same
     speed = np.gradient(x)
     phase = rng.uniform(0, 2) + np.cumsum(np.abs(speed))/(.42*height)
     body, poses = sample_body(rng), make_poses(rng, "walk", phase, 0.)
-    for pose, v in zip(poses, speed): pose.update(yaw=1.3*np.tanh(60*v/w), roll=0., side=.2*pose["side"])
-    return _grounded(body, poses), height, np.stack([x, np.full(n_frames, h*(.82 + .1*nearness + rng.uniform(-.02, .02)))], 1)
+    for pose, v in zip(poses, speed):
+        pose.update(yaw=1.3*np.tanh(60*v/w), roll=0., side=.2*pose["side"])
+    return (
+        _grounded(body, poses), height,
+        np.stack([x, np.full(n_frames, h * (0.82 + 0.1 * nearness + rng.uniform(-0.02, 0.02)))], 1),
+    )
 
 # %% ../../nbs/datasets/06_synthetic_clips.ipynb #bb3705b0
 class _Occluder:
@@ -107,13 +135,29 @@ class _Occluder:
         self.wide, self.high, self.side = scale*rng.uniform(.7, 1.2), scale*rng.uniform(.8, 1.5), rng.choice([-.2, .2])
     def draw(self, canvas, i, depth):
         (x, y), h, r = self.place[i], canvas.size[1], self.wide/2
-        if self.kind == "crate": canvas.box(x - r, y + self.high/2, self.wide, self.high, depth, self.colour, self.side)
-        if self.kind == "ball": canvas.draw(Part(np.array([x, y, depth]), np.array([x, y, depth]), r, r, self.colour, second=self.colour*.6, stripes=3.))
-        if self.kind == "post": canvas.draw(Part(np.array([x, -9., depth]), np.array([x, h + 9., depth]), r*.7, r*.7, self.colour, second=self.colour*.7, stripes=9.))
+        if self.kind == "crate":
+            canvas.box(x - r, y + self.high/2, self.wide, self.high, depth, self.colour, self.side)
+        if self.kind == "ball":
+            canvas.draw(
+                Part(
+                    np.array([x, y, depth]), np.array([x, y, depth]), r, r, self.colour, second=self.colour * 0.6,
+                    stripes=3.0,
+                )
+            )
+        if self.kind == "post":
+            canvas.draw(
+                Part(
+                    np.array([x, -9.0, depth]), np.array([x, h + 9.0, depth]), r * 0.7, r * 0.7, self.colour,
+                    second=self.colour * 0.7, stripes=9.0,
+                )
+            )
 
 def _passing(rng, size, joints): # (t 17 2) pixels of one person
     t, h = len(joints), size[1]
-    when, joint = rng.integers(min(1, t - 1), t), COCO17.index(f"{rng.choice(['left', 'right'])}_{rng.choice(['wrist', 'elbow', 'knee', 'ankle'])}")
+    when, joint = (
+        rng.integers(min(1, t - 1), t),
+        COCO17.index(f"{rng.choice(['left', 'right'])}_{rng.choice(['wrist', 'elbow', 'knee', 'ankle'])}"),
+    )
     velocity = rng.uniform(.04, .1)*size[0]*np.array([rng.choice([-1, 1]), rng.uniform(-.3, .3)])
     return _Occluder(rng, h*rng.uniform(.16, .28), joints[when, joint] + (np.arange(t) - when)[:, None]*velocity)
 
@@ -122,7 +166,8 @@ def _standing(rng, size, n_frames): # between the middle and the sides
     return _Occluder(rng, scale, np.tile([x, size[1]*.86], (n_frames, 1)), ("post", "crate"))
 
 # %% ../../nbs/datasets/06_synthetic_clips.ipynb #085bef27
-def _noisy(rng, image): return np.clip(image + 2*rng.standard_normal(image.shape, dtype=np.float32), 0, 255).astype(np.uint8)
+def _noisy(rng, image):
+    return np.clip(image + 2*rng.standard_normal(image.shape, dtype=np.float32), 0, 255).astype(np.uint8)
 
 def _shadow(size, people): # people: (height, joints (21 3)) in pixels -> (h w 1), 1 where there is light
     dark = np.zeros(size[::-1], np.float32)
@@ -144,20 +189,51 @@ def render_clip(
     (w, h), action = image_size, action or (str(rng.choice(list(ACTIONS))) if people == 1 else "walk")
     background, horizon = paint_background(rng, image_size)
     stage = Canvas(image_size)
-    for _ in range(rng.integers(0, 4)): draw_thing(rng, stage, rng.uniform(0, w), rng.uniform(horizon, h), h*rng.uniform(.15, .4), -1e6 + rng.uniform(0, 1e4))
+    for _ in range(rng.integers(0, 4)):
+        draw_thing(
+            rng, stage, rng.uniform(0, w), rng.uniform(horizon, h), h * rng.uniform(0.15, 0.4),
+            -1e6 + rng.uniform(0, 1e4),
+        )
     order = rng.permutation(people)
-    cast = [_alone(rng, image_size, frames, action)] if people == 1 else [_walker(rng, image_size, frames, i, order[i]/(people - 1)) for i in range(people)]
+    cast = (
+        [_alone(rng, image_size, frames, action)]
+        if people == 1
+        else [_walker(rng, image_size, frames, i, order[i] / (people - 1)) for i in range(people)]
+    )
     shift = [np.column_stack([at, np.full(frames, 2000.*(order[i] + 1))]) for i, (_, _, at) in enumerate(cast)]
-    truth = [[(height, joints*height + shift[i][t]) for t, (_, joints) in enumerate(posed)] for i, (posed, height, _) in enumerate(cast)]
-    hide = [_passing(rng, image_size, np.stack([j[:17, :2] for _, j in truth[0]])) if people == 1 else _standing(rng, image_size, frames) for _ in range(rng.integers(occluders[0], occluders[1] + 1))]
-    light, pictures, keypoints, boxes = int(rng.integers(2**31)), [], np.zeros((frames, people, 17, 3), np.float32), np.full((frames, people, 4), np.nan, np.float32)
+    truth = [
+        [(height, joints * height + shift[i][t]) for t, (_, joints) in enumerate(posed)]
+        for i, (posed, height, _) in enumerate(cast)
+    ]
+    hide = [
+        _passing(rng, image_size, np.stack([j[:17, :2] for _, j in truth[0]]))
+        if people == 1
+        else _standing(rng, image_size, frames)
+        for _ in range(rng.integers(occluders[0], occluders[1] + 1))
+    ]
+    light, pictures, keypoints, boxes = (
+        int(rng.integers(2**31)), [], np.zeros((frames, people, 17, 3), np.float32),
+        np.full((frames, people, 4), np.nan, np.float32),
+    )
     for t in range(frames):
         canvas = deepcopy(stage)
         for i in range(people):
-            for part in cast[i][0][t][0]: canvas.draw(part.placed(cast[i][1], shift[i][t]), owner=i + 1)
-        for n, thing in enumerate(hide): thing.draw(canvas, t, 2000.*(people + 2) + 300*n)
-        pictures.append(_noisy(rng, shade(canvas, background*_shadow(image_size, [one[t] for one in truth]), np.random.default_rng(light))))
-        shown = np.flatnonzero(np.bincount(np.array(canvas.owners)[canvas.part].ravel(), minlength=people + 1)[1:people + 1] >= 64) # as `annotate`
+            for part in cast[i][0][t][0]:
+                canvas.draw(part.placed(cast[i][1], shift[i][t]), owner=i + 1)
+        for n, thing in enumerate(hide):
+            thing.draw(canvas, t, 2000.*(people + 2) + 300*n)
+        pictures.append(
+            _noisy(
+                rng,
+                shade(
+                    canvas, background * _shadow(image_size, [one[t] for one in truth]), np.random.default_rng(light)
+                ),
+            )
+        )
+        # as `annotate`
+        shown = np.flatnonzero(
+            np.bincount(np.array(canvas.owners)[canvas.part].ravel(), minlength=people + 1)[1 : people + 1] >= 64
+        )
         for i, found in zip(shown, annotate(canvas, [one[t] for one in truth])):
             x, y, wide, high = found["bbox"]
             keypoints[t, i], boxes[t, i] = found["keypoints"], (x, y, x + wide, y + high)
@@ -167,15 +243,25 @@ def render_clip(
 SPLITS = dict(train=0, val=1)
 
 def _check(split, n_clips, frames, image_size, people, occluders):
-    rules = [("split", split, split in SPLITS, "'train' or 'val'"), ("n_clips", n_clips, n_clips >= 1, "at least 1"), ("frames", frames, frames >= 2, "at least 2"),
-             ("image_size", image_size, min(image_size) >= 64, "(w, h) of at least 64 pixels"), ("people", people, 1 <= people <= 8, "1 to 8"),
-             ("occluders", occluders, 0 <= occluders[0] <= occluders[1], "0 <= fewest <= most")]
+    rules = [
+        ("split", split, split in SPLITS, "'train' or 'val'"), ("n_clips", n_clips, n_clips >= 1, "at least 1"),
+        ("frames", frames, frames >= 2, "at least 2"),
+        ("image_size", image_size, min(image_size) >= 64, "(w, h) of at least 64 pixels"),
+        ("people", people, 1 <= people <= 8, "1 to 8"),
+        ("occluders", occluders, 0 <= occluders[0] <= occluders[1], "0 <= fewest <= most"),
+    ]
     for name, value, good, expected in rules:
-        if not good: raise DataError(f"synthetic clips: {name} is {value!r}; expected {expected}")
+        if not good:
+            raise DataError(f"synthetic clips: {name} is {value!r}; expected {expected}")
 
 def _render_set(folder, split, n_clips, seed, scene): # write clips.npz
-    rendered = [render_clip(np.random.default_rng([seed, SPLITS[split], i]), **scene) for i in progress(range(n_clips), f"clips {split}")]
-    np.savez(folder/"clips.npz", **dict(zip(("frames", "keypoints", "boxes", "actions"), map(np.array, zip(*rendered)))))
+    rendered = [
+        render_clip(np.random.default_rng([seed, SPLITS[split], i]), **scene)
+        for i in progress(range(n_clips), f"clips {split}")
+    ]
+    np.savez(
+        folder / "clips.npz", **dict(zip(("frames", "keypoints", "boxes", "actions"), map(np.array, zip(*rendered))))
+    )
 
 # %% ../../nbs/datasets/06_synthetic_clips.ipynb #1efe5e11
 def make_clips(
@@ -193,9 +279,17 @@ def make_clips(
     "Synthetic clips, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
     _check(split, n_clips, frames, image_size, people, occluders)
     scene = dict(frames=frames, image_size=tuple(image_size), people=people, occluders=tuple(occluders))
-    final = Path(folder or data_dir()/"clips")/f"{split}-{n_clips}-{content_hash(source_hash(make_clips, Canvas), split, n_clips, seed, sorted(scene.items()))}"
+    final = (
+        Path(folder or data_dir() / "clips")
+        / f"{split}-{n_clips}-{content_hash(source_hash(make_clips, Canvas), split, n_clips, seed, sorted(scene.items()))}"
+    )
     with locked(final.with_suffix(".lock")):
         if not final.is_dir():
-            with whole_folder(final, "the synthetic clips") as part: _render_set(part, split, n_clips, seed, scene)
-    with np.load(final/"clips.npz") as made: sets = [made[name] for name in ("frames", "keypoints", "boxes", "actions")]
-    return [VideoClip(f"{split} {i}", pictures, k[..., :2], k[..., 2], boxes, COCO17, str(action), fps) for i, (pictures, k, boxes, action) in enumerate(zip(*sets))]
+            with whole_folder(final, "the synthetic clips") as part:
+                _render_set(part, split, n_clips, seed, scene)
+    with np.load(final/"clips.npz") as made:
+        sets = [made[name] for name in ("frames", "keypoints", "boxes", "actions")]
+    return [
+        VideoClip(f"{split} {i}", pictures, k[..., :2], k[..., 2], boxes, COCO17, str(action), fps)
+        for i, (pictures, k, boxes, action) in enumerate(zip(*sets))
+    ]

@@ -21,12 +21,18 @@ SIMILAR = ("squat", "bend")
 
 # %% ../../nbs/datasets/07_synthetic_landmarks.ipynb #8154dfe0
 _J, _L = ({name: i for i, name in enumerate(s.joints)} for s in (H36M17, BLAZEPOSE33))
-_FACE = dict(nose=(.55, 0, .1), eye_inner=(.38, .14, .38), eye=(.36, .28, .4), eye_outer=(.28, .42, .38), ear=(-.35, .65, .22), mouth=(.42, .22, -.2)) # forward, aside, up; in lengths from neck to head
-_HAND = dict(index=(.38, .1), pinky=(.34, -.15), thumb=(.2, .2)) # along the forearm, towards the thumb; in lengths of the forearm
+# forward, aside, up; in lengths from neck to head
+_FACE = dict(
+    nose=(0.55, 0, 0.1), eye_inner=(0.38, 0.14, 0.38), eye=(0.36, 0.28, 0.4), eye_outer=(0.28, 0.42, 0.38),
+    ear=(-0.35, 0.65, 0.22), mouth=(0.42, 0.22, -0.2),
+)
+# along the forearm, towards the thumb; in lengths of the forearm
+_HAND = dict(index=(.38, .1), pinky=(.34, -.15), thumb=(.2, .2))
 _FOOT = dict(heel=(-.11, .13), foot_index=(.34, .13))            # forward, down; in lengths of the shin
 
 def _unit(v): return v/np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
-def _across(v, axis): return _unit(v - (v*axis).sum(-1, keepdims=True)*axis) # the part of v at a right angle to a unit axis
+# the part of v at a right angle to a unit axis
+def _across(v, axis): return _unit(v - (v*axis).sum(-1, keepdims=True)*axis)
 
 def blazepose(
     world # (t 17 3) mm, z up, the joints of `skeletons.H36M17`
@@ -37,7 +43,8 @@ def blazepose(
     left = _unit(at("left_hip") - at("right_hip"))
     ahead = _unit(np.cross(left, [0, 0, 1.]))
     for side in ("left", "right"):
-        for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"): out[:, _L[f"{side}_{joint}"]] = at(f"{side}_{joint}")
+        for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"):
+            out[:, _L[f"{side}_{joint}"]] = at(f"{side}_{joint}")
         _add_hand(out, side, ahead)
         _add_foot(out, side, ahead, ground=world[..., 2].min())
     _add_face(out, at("thorax"), at("neck"), at("head"))
@@ -51,14 +58,23 @@ def _add_face(out, thorax, neck, head):
     aside = np.cross(up, ahead)
     for name, (x, y, z) in _FACE.items():
         for side, sign in (("left", 1), ("right", -1)):
-            joint = name if name == "nose" else f"mouth_{side}" if name == "mouth" else name.replace("eye", f"{side}_eye") if "eye" in name else f"{side}_{name}"
+            joint = (
+                name
+                if name == "nose"
+                else f"mouth_{side}"
+                if name == "mouth"
+                else name.replace("eye", f"{side}_eye")
+                if "eye" in name
+                else f"{side}_{name}"
+            )
             out[:, _L[joint]] = neck + size*(x*ahead + sign*y*aside + z*up)
 
 def _add_hand(out, side, ahead):
     shoulder, elbow, wrist = (out[:, _L[f"{side}_{j}"]] for j in ("shoulder", "elbow", "wrist"))
     along, length = _unit(wrist - elbow), np.linalg.norm(wrist - elbow, axis=-1)[:, None]
     thumb = _across(_unit(shoulder - elbow) + .35*ahead, along)
-    for name, (x, y) in _HAND.items(): out[:, _L[f"{side}_{name}"]] = wrist + length*(x*along + y*thumb)
+    for name, (x, y) in _HAND.items():
+        out[:, _L[f"{side}_{name}"]] = wrist + length*(x*along + y*thumb)
 
 def _add_foot(out, side, ahead, ground):
     knee, ankle = out[:, _L[f"{side}_knee"]], out[:, _L[f"{side}_ankle"]]
@@ -66,34 +82,46 @@ def _add_foot(out, side, ahead, ground):
     lifted = np.clip((ankle[:, 2:] - ground - 30)/120, 0, 1) # 0: the foot stands flat
     front = _unit((1 - lifted)*ahead + lifted*_across(ahead, shin))
     down = _across((1 - lifted)*np.array([0, 0, -1.]) + lifted*shin, front)
-    for name, (x, z) in _FOOT.items(): out[:, _L[f"{side}_{name}"]] = ankle + length*(x*front + z*down)
+    for name, (x, z) in _FOOT.items():
+        out[:, _L[f"{side}_{name}"]] = ankle + length*(x*front + z*down)
 
 # %% ../../nbs/datasets/07_synthetic_landmarks.ipynb #e598cedb
-def _hidden(space, pixels, size): # camera space (t 33 3) mm, pixels (t 33 2), (w, h) -> (t 33), 0 in plain sight, 1 hidden
-    soft = lambda x: 1/(1 + np.exp(-np.clip(x, -30, 30)))
-    middle = lambda a, joint: (a[:, _L[f"left_{joint}"]] + a[:, _L[f"right_{joint}"]])/2
+# camera space (t 33 3) mm, pixels (t 33 2), (w, h) -> (t 33), 0 in plain sight, 1 hidden
+def _hidden(space, pixels, size):
+    def soft(x): return 1/(1 + np.exp(-np.clip(x, -30, 30)))
+    def middle(a, joint): return (a[:, _L[f"left_{joint}"]] + a[:, _L[f"right_{joint}"]])/2
     top, end = middle(pixels, "shoulder")[:, None], middle(pixels, "hip")[:, None]
     along = np.clip(((pixels - top)*(end - top)).sum(-1)/np.maximum(((end - top)**2).sum(-1), 1), 0, 1)[..., None]
     length = np.linalg.norm(end - top, axis=-1)
-    half = np.maximum(np.linalg.norm(pixels[:, _L["left_shoulder"]] - pixels[:, _L["right_shoulder"]], axis=-1)[:, None]/2, .18*length)
+    half = np.maximum(
+        np.linalg.norm(pixels[:, _L["left_shoulder"]] - pixels[:, _L["right_shoulder"]], axis=-1)[:, None] / 2,
+        0.18 * length,
+    )
     inside = soft(8*(1 - np.linalg.norm(pixels - top - along*(end - top), axis=-1)/half))
     trunk = middle(space, "shoulder")[:, None, 2]*(1 - along[..., 0]) + middle(space, "hip")[:, None, 2]*along[..., 0]
     behind = soft((space[..., 2] - trunk - 90)/30)
     behind[:, [_L[f"{side}_{j}"] for side in ("left", "right") for j in ("shoulder", "hip")]] *= .3 # part of the trunk
     out = inside*behind
-    out[:, :11] = .5*soft((space[:, :11, 2] - middle(space, "ear")[:, None, 2] - 40)/20)            # the face, from behind
+    # the face, from behind
+    out[:, :11] = .5*soft((space[:, :11, 2] - middle(space, "ear")[:, None, 2] - 40)/20)
     beyond = np.maximum(abs(pixels/size - .5) - .5, 0).max(-1)
     return np.maximum(out, 1 - np.exp(-beyond/.02))
 
-def _wobble(rng, shape, memory=.8): # standard normal numbers, each correlated by `memory` with the one before it in time
-    return lfilter([np.sqrt(1 - memory**2)], [1, -memory], rng.standard_normal((20 + shape[0], *shape[1:])), axis=0)[20:]
+# standard normal numbers, each correlated by `memory` with the one before it in time
+def _wobble(rng, shape, memory=.8):
+    return lfilter([np.sqrt(1 - memory**2)], [1, -memory], rng.standard_normal((20 + shape[0], *shape[1:])), axis=0)[
+        20:
+    ]
 
 # %% ../../nbs/datasets/07_synthetic_landmarks.ipynb #7f861c67
 SIZE = (640, 480) # of the synthetic webcam
 
 def sample_camera(rng) -> dict: # numpy Generator -> where somebody puts a webcam
     "Direction in degrees from straight ahead, distance and height in mm, focal length in pixels."
-    return dict(azimuth=rng.uniform(-30, 30), distance=rng.uniform(2600, 3600), height=rng.uniform(900, 1600), focal=rng.uniform(520, 620))
+    return dict(
+        azimuth=rng.uniform(-30, 30), distance=rng.uniform(2600, 3600), height=rng.uniform(900, 1600),
+        focal=rng.uniform(520, 620),
+    )
 
 def record(
     world,             # (t 17 3) mm, z up, the joints of `skeletons.H36M17`
@@ -104,16 +132,26 @@ def record(
     noise=.006         # of x and y, share of the length of the trunk in the picture
 ) -> Recording:
     "A motion as a landmark model would tell it; `DataError` for a motion of another shape or too short."
-    if np.ndim(world) != 3 or np.shape(world)[1:] != (17, 3) or len(world) < 2: raise DataError(f"{person}/{action}/{take}: motion {np.shape(world)}; expected (t, 17, 3), at least two frames")
+    if np.ndim(world) != 3 or np.shape(world)[1:] != (17, 3) or len(world) < 2:
+        raise DataError(f"{person}/{action}/{take}: motion {np.shape(world)}; expected (t, 17, 3), at least two frames")
     space, seen = _in_camera(_resample(blazepose(world), source_fps/fps), camera)
     pixels = seen.project(space)
     hidden = _hidden(space, pixels, SIZE)
     hips = space[:, [_L["left_hip"], _L["right_hip"]], 2].mean(1)[:, None]
-    shares = np.stack([pixels[..., 0]/SIZE[0], pixels[..., 1]/SIZE[1], (space[..., 2] - hips)*seen.focal[0]/hips/SIZE[0]], -1)
+    shares = np.stack(
+        [pixels[..., 0] / SIZE[0], pixels[..., 1] / SIZE[1], (space[..., 2] - hips) * seen.focal[0] / hips / SIZE[0]],
+        -1,
+    )
     trunk = np.linalg.norm(pixels[:, _L["left_shoulder"]] - pixels[:, _L["right_hip"]], axis=-1)[:, None, None]/SIZE
     spread = noise*np.concatenate([trunk, 4*trunk[..., 1:]*SIZE[1]/SIZE[0]], -1)*(1 + 6*hidden[..., None])
-    visibility = 1 - gaussian_filter1d(hidden, 2, axis=0, mode="nearest")*rng.uniform(.75, .98) - .01*abs(_wobble(rng, hidden.shape))
-    landmarks = np.concatenate([shares + spread*_wobble(rng, shares.shape), np.clip(visibility, .001, .9999)[..., None]], -1)
+    visibility = (
+        1
+        - gaussian_filter1d(hidden, 2, axis=0, mode="nearest") * rng.uniform(0.75, 0.98)
+        - 0.01 * abs(_wobble(rng, hidden.shape))
+    )
+    landmarks = np.concatenate(
+        [shares + spread * _wobble(rng, shares.shape), np.clip(visibility, 0.001, 0.9999)[..., None]], -1
+    )
     found = _found(rng, len(landmarks))
     return Recording(landmarks[found], np.flatnonzero(found), action, person, take, fps)
 
@@ -128,8 +166,12 @@ def _in_camera(points, camera): # -> camera space (t 33 3) mm, `geometry.Camera`
     across = points[0, _L["left_hip"]] - points[0, _L["right_hip"]]
     heading = np.degrees(np.arctan2(-across[0], across[1]))
     center = np.median(points.reshape(-1, 3), 0)
-    far = max(camera["distance"], np.linalg.norm((points - center)[..., :2], axis=-1).max() + 1000) # nobody walks into the lens
-    seen, = camera_ring(center, radius=far, height=camera["height"], n=1, size=SIZE, focal=camera["focal"], first=heading + camera["azimuth"], distortion=False)
+    # nobody walks into the lens
+    far = max(camera["distance"], np.linalg.norm((points - center)[..., :2], axis=-1).max() + 1000)
+    (seen,) = camera_ring(
+        center, radius=far, height=camera["height"], n=1, size=SIZE, focal=camera["focal"],
+        first=heading + camera["azimuth"], distortion=False,
+    )
     return seen.to_camera(points), seen
 
 def _found(rng, t): # (t,) truth values: False in the few frames in which nobody is found
@@ -149,7 +191,8 @@ def make_actions(
 ) -> list: # of `Recording`
     "Synthetic recordings: P1, P2 ... each doing `ACTIONS` several times; `DataError` for a number out of range."
     for name, value, least in (("n_people", n_people, 1), ("n_takes", n_takes, 1), ("seconds", seconds, 1)):
-        if value < least: raise DataError(f"synthetic actions: {name} is {value!r}; expected at least {least}")
+        if value < least:
+            raise DataError(f"synthetic actions: {name} is {value!r}; expected at least {least}")
     made = []
     for p in range(n_people):
         rng = np.random.default_rng([seed, 23, p])
@@ -160,5 +203,10 @@ def make_actions(
                 world = make_motion(action, body, rng, round(50*seconds*rng.uniform(.9, 1.1)*body["tempo"]))
                 camera = {key: value*rng.uniform(.9, 1.1) for key, value in place.items()}
                 camera["azimuth"] += rng.normal(0, 8)
-                made.append(record(world, camera, rng, action=action, person=f"P{p + 1}", take=str(take + 1), source_fps=50*body["tempo"]))
+                made.append(
+                    record(
+                        world, camera, rng, action=action, person=f"P{p + 1}", take=str(take + 1),
+                        source_fps=50 * body["tempo"],
+                    )
+                )
     return made

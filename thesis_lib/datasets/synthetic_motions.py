@@ -17,15 +17,25 @@ __all__ = ['LEFT', 'RIGHT', 'ACTIONS', 'FPS', 'SPLITS', 'sample_subject', 'Cours
            'squat', 'talk', 'sit', 'reach', 'bend', 'jump', 'jacks', 'punch', 'kick', 'make_motion', 'make_motions']
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #92711617
-_SHARES = dict(hip=.077, thigh=.26, shin=.262, spine=.137, chest=.15, neck=.068, head=.066, shoulder=.089, upper=.163, fore=.147, ankle=.046)
+_SHARES = dict(
+    hip=0.077, thigh=0.26, shin=0.262, spine=0.137, chest=0.15, neck=0.068, head=0.066, shoulder=0.089, upper=0.163,
+    fore=0.147, ankle=0.046,
+)
 
 def sample_subject(rng) -> dict: # numpy Generator -> lengths in mm, habits in mm and degrees
     "Bone lengths and habits of one person."
-    near = lambda sd: float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
+    def near(sd): return float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
     height, limb = 1700*near(.055), near(.02)
-    lengths = {name: height*share*near(.03)*(limb if name in ("thigh", "shin", "upper", "fore") else 1) for name, share in _SHARES.items()}
-    return lengths | dict(width=lengths["hip"]*rng.uniform(.75, 1.25), splay=rng.uniform(2, 16), hunch=rng.uniform(-3, 12), nod=rng.uniform(-6, 10),
-                          hang=np.array([rng.uniform(-8, 8), rng.uniform(4, 14), rng.uniform(-5, 30), rng.uniform(8, 32)]), tempo=rng.uniform(.88, 1.14))
+    lengths = {
+        name: height * share * near(0.03) * (limb if name in ("thigh", "shin", "upper", "fore") else 1)
+        for name, share in _SHARES.items()
+    }
+    return lengths | dict(
+        width=lengths["hip"] * rng.uniform(0.75, 1.25), splay=rng.uniform(2, 16), hunch=rng.uniform(-3, 12),
+        nod=rng.uniform(-6, 10),
+        hang=np.array([rng.uniform(-8, 8), rng.uniform(4, 14), rng.uniform(-5, 30), rng.uniform(8, 32)]),
+        tempo=rng.uniform(0.88, 1.14),
+    )
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #eb76e4dc
 LEFT, RIGHT = 0, 1
@@ -44,7 +54,8 @@ class Course:
     def smooth(self, frames=2.): # in place
         "Low-pass every curve, as muscles do."
         for f in fields(self):
-            if f.name != "splay": setattr(self, f.name, gaussian_filter1d(getattr(self, f.name), frames, axis=-1, mode="nearest"))
+            if f.name != "splay":
+                setattr(self, f.name, gaussian_filter1d(getattr(self, f.name), frames, axis=-1, mode="nearest"))
         return self
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #98e33921
@@ -56,19 +67,28 @@ def _sway(rng, t, sizes, fastest=.5): # times, (n,) sizes -> (n t) sums of slow 
 def _stand(rng, t, body) -> Course: # times in seconds
     leg, still = body["thigh"] + body["shin"], np.zeros((3, len(t)))
     root = still + [[0], [0], [body["ankle"] + .995*leg]] + _sway(rng, t, [10, 14, 2])
-    foot = np.array([[[rng.normal(0, 25)], [side*body["width"]], [body["ankle"]]] for side in (1, -1)]) + np.zeros((2, 3, len(t)))
+    foot = np.array([[[rng.normal(0, 25)], [side * body["width"]], [body["ankle"]]] for side in (1, -1)]) + np.zeros(
+        (2, 3, len(t))
+    )
     arm = np.stack([body["hang"][:, None] + _sway(rng, t, [4, 2, 4, 5]) for _ in range(2)])
-    trunk, head = _sway(rng, t, [3, 1.5, 1.5]) + [[0], [body["hunch"]], [0]], _sway(rng, t, [14, 5, 3]) + [[0], [body["nod"]], [0]]
+    trunk, head = (
+        _sway(rng, t, [3, 1.5, 1.5]) + [[0], [body["hunch"]], [0]],
+        _sway(rng, t, [14, 5, 3]) + [[0], [body["nod"]], [0]],
+    )
     return Course(root, _sway(rng, t, [3, 1, 1]), trunk, head, arm, foot, body["splay"])
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #8e9cf943
 def _rotation(z, y=0., x=0.): # degrees, (t,) or numbers -> (t 3 3): about x first, then y, then z
     z, y, x = np.radians(np.broadcast_arrays(z, y, x))
     (cz, cy, cx), (sz, sy, sx) = np.cos([z, y, x]), np.sin([z, y, x])
-    rows = [[cz*cy, cz*sy*sx - sz*cx, cz*sy*cx + sz*sx], [sz*cy, sz*sy*sx + cz*cx, sz*sy*cx - cz*sx], [-sy, cy*sx, cy*cx]]
+    rows = [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx], [-sy, cy * sx, cy * cx],
+    ]
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
-def _arm(chest, angles, side, body): # (t 3 3), (4 t), 1 left or -1 right -> elbow and wrist (t 3) relative to the shoulder
+# (t 3 3), (4 t), 1 left or -1 right -> elbow and wrist (t 3) relative to the shoulder
+def _arm(chest, angles, side, body):
     flexion, abduction, inward, elbow = angles
     upper = chest @ _rotation(0., -flexion, side*abduction) @ _rotation(-side*inward)
     middle = -body["upper"]*upper[..., 2]
@@ -91,7 +111,7 @@ _J = {name: i for i, name in enumerate(H36M17.joints)}
 
 def articulate(body: dict, course: Course) -> np.ndarray: # (t 17 3) mm
     "The joints of a body on its course: bones keep their length, knees bend forward, elbows inward."
-    at = lambda frame, x, y, z: frame @ np.array([x, y, z]) # a point of a body part
+    def at(frame, x, y, z): return frame @ np.array([x, y, z]) # a point of a body part
     pelvis, joints = _rotation(*course.hips), np.empty((course.root.shape[1], 17, 3))
     lower = pelvis @ _rotation(*(.4*course.trunk))
     chest = lower @ _rotation(*(.6*course.trunk))
@@ -104,8 +124,12 @@ def articulate(body: dict, course: Course) -> np.ndarray: # (t 17 3) mm
     for i, (name, side) in enumerate((("left", 1), ("right", -1))):
         joints[:, _J[f"{name}_hip"]] = hip = joints[:, 0] + side*body["hip"]*pelvis[..., 1]
         across = _rotation(course.hips[0] + side*course.splay)[..., 1]
-        joints[:, _J[f"{name}_knee"]], joints[:, _J[f"{name}_ankle"]] = _leg(hip, course.foot[i].T, across, body["thigh"], body["shin"])
-        joints[:, _J[f"{name}_shoulder"]] = shoulder = thorax + body["shoulder"]*at(chest, 0, side*np.sqrt(1 - .25**2), -.25)
+        joints[:, _J[f"{name}_knee"]], joints[:, _J[f"{name}_ankle"]] = _leg(
+            hip, course.foot[i].T, across, body["thigh"], body["shin"]
+        )
+        joints[:, _J[f"{name}_shoulder"]] = shoulder = thorax + body["shoulder"] * at(
+            chest, 0, side * np.sqrt(1 - 0.25**2), -0.25
+        )
         elbow, wrist = _arm(chest, course.arm[i], side, body)
         joints[:, _J[f"{name}_elbow"]], joints[:, _J[f"{name}_wrist"]] = shoulder + elbow, shoulder + wrist
     return joints
@@ -115,15 +139,18 @@ def _ease(x): # 0 until 0, 1 from 1, smooth between
     x = np.clip(x, 0, 1)
     return x*x*(3 - 2*x)
 
-def _hill(share, a, b, c, d): return _ease((share - a)/(b - a))*_ease((d - share)/(d - c)) # rises from a to b, falls from c to d
+# rises from a to b, falls from c to d
+def _hill(share, a, b, c, d): return _ease((share - a)/(b - a))*_ease((d - share)/(d - c))
 
-def _reps(rng, t, shortest, longest): # seconds -> share of the repetition (t,), its number (t,), its length in seconds (t,)
+# seconds -> share of the repetition (t,), its number (t,), its length in seconds (t,)
+def _reps(rng, t, shortest, longest):
     seconds = rng.uniform(shortest, longest, int(t[-1]/shortest) + 3)
     edges = np.concatenate([[0], np.cumsum(seconds)]) - rng.uniform(0, shortest)
     number = np.searchsorted(edges, t, side="right") - 1
     return (t - edges[number])/seconds[number], number, seconds[number]
 
-def _each(rng, number, low, high): return rng.uniform(low, high, number.max() + 1)[number] # one value a repetition, (t,)
+# one value a repetition, (t,)
+def _each(rng, number, low, high): return rng.uniform(low, high, number.max() + 1)[number]
 
 def _toward(curves, goal, weight, rng=None, spread=0.): # (n t), (n,) or (n t), (t,) -> changed in place
     goal = np.asarray(goal, float).reshape(len(curves), -1)
@@ -134,11 +161,12 @@ def _one_of(rng, number, goals, spread): # (m n) postures -> a random one for ea
     return (drawn + rng.normal(0, spread, drawn.shape))[number].T
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #90faf397
-def _gait(course, t, body, yaw, speed, period, duty=.6, lift=90., bob=16.): # yaw: seconds -> degrees; mm/s; seconds a cycle; share of stance; mm -> phase (t,)
+# yaw: seconds -> degrees; mm/s; seconds a cycle; share of stance; mm -> phase (t,)
+def _gait(course, t, body, yaw, speed, period, duty=.6, lift=90., bob=16.):
     s = np.arange(t[0] - 3*period, t[-1] + 3*period, .01)
     path = np.cumsum(.01*speed*np.stack([np.cos(np.radians(yaw(s))), np.sin(np.radians(yaw(s)))]), 1)
-    where = lambda when: np.stack([np.interp(when, s, p) for p in path])
-    ahead = lambda when: np.stack([np.cos(np.radians(yaw(when))), np.sin(np.radians(yaw(when)))])
+    def where(when): return np.stack([np.interp(when, s, p) for p in path])
+    def ahead(when): return np.stack([np.cos(np.radians(yaw(when))), np.sin(np.radians(yaw(when)))])
     pace, phase = min(1, speed/1200), t/period
     for i, (side, offset) in enumerate(((1, 0), (-1, .5))):
         cycle, share = np.divmod(phase + offset, 1)
@@ -146,9 +174,14 @@ def _gait(course, t, body, yaw, speed, period, duty=.6, lift=90., bob=16.): # ya
         here, there = (where(when) + side*body["width"]*np.stack([-ahead(when)[1], ahead(when)[0]]) for when in stands)
         swing, heel = _ease((share - duty)/(1 - duty)), pace*_ease((share/duty - .6)/.4)
         course.foot[i, :2] = here + swing*(there - here) + 110*heel*(1 - swing)*ahead(stands[0])
-        course.foot[i, 2] = body["ankle"] + 95*heel*(1 - swing) + lift*_hill(share, duty, duty + .35*(1 - duty), duty + .35*(1 - duty), 1)
+        course.foot[i, 2] = (
+            body["ankle"]
+            + 95 * heel * (1 - swing)
+            + lift * _hill(share, duty, duty + 0.35 * (1 - duty), duty + 0.35 * (1 - duty), 1)
+        )
     turn = 2*np.pi*(phase - duty/2) # 0 in the middle of the left stance
-    pull = speed*np.gradient(np.radians(yaw(t)), t)/9810 # to the left, in units of gravity: the body leans into the curve
+    # to the left, in units of gravity: the body leans into the curve
+    pull = speed*np.gradient(np.radians(yaw(t)), t)/9810
     course.root[:2] += where(t) + (22*np.cos(turn) + .8*pull*course.root[2])*np.stack([-ahead(t)[1], ahead(t)[0]])
     course.root[2] += bob*np.cos(2*turn) - .045*(body["thigh"] + body["shin"])*(1 + pace)/2
     course.hips[0] += yaw(t) - 6*pace*np.cos(2*np.pi*phase)
@@ -157,17 +190,22 @@ def _gait(course, t, body, yaw, speed, period, duty=.6, lift=90., bob=16.): # ya
     return phase
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #5f0c0eda
-_HIP, _POCKET, _PHONE, _FOLD = (-12, 42, 78, 92), (-16, 16, 22, 38), (52, 28, 42, 146), (28, 6, 72, 98) # flexion, abduction, inward, elbow
+# flexion, abduction, inward, elbow
+_HIP, _POCKET, _PHONE, _FOLD = (-12, 42, 78, 92), (-16, 16, 22, 38), (52, 28, 42, 146), (28, 6, 72, 98)
 
 def _idle(rng, course, chance=.4): # what the arms do meanwhile
-    if rng.random() > chance: return
+    if rng.random() > chance:
+        return
     posture = (_HIP, _POCKET, _PHONE, _FOLD)[rng.integers(4)]
     both = posture is _FOLD or posture is not _PHONE and rng.random() < .4
-    for i in (LEFT, RIGHT) if both else (rng.integers(2),): _toward(course.arm[i], posture, .9, rng, 5)
+    for i in (LEFT, RIGHT) if both else (rng.integers(2),):
+        _toward(course.arm[i], posture, .9, rng, 5)
 
 def walk(course, rng, t, body):
     "In a circle, at a speed of its own."
-    speed, radius, wander = rng.uniform(750, 1350)*body["tempo"], rng.choice([-1, 1])*rng.uniform(800, 1700), rng.uniform(0, 25)
+    speed, radius, wander = (
+        rng.uniform(750, 1350) * body["tempo"], rng.choice([-1, 1]) * rng.uniform(800, 1700), rng.uniform(0, 25),
+    )
     yaw, period = lambda s: np.degrees(speed*s/radius) + wander*np.sin(1.5*s), rng.uniform(1.02, 1.25)/body["tempo"]
     phase = _gait(course, t, body, yaw, speed, period, bob=rng.uniform(10, 22))
     swing = rng.uniform(14, 30)*speed/1100*np.cos(2*np.pi*phase)
@@ -182,7 +220,8 @@ def run(course, rng, t, body):
     phase = _gait(course, t, body, yaw, speed, period, duty=.38, lift=rng.uniform(200, 330), bob=-rng.uniform(24, 36))
     course.hips[1] += rng.uniform(4, 9)
     course.root[2] -= 15
-    for a in course.arm: _toward(a, (8, 12, 18, 95), 1., rng, 6)
+    for a in course.arm:
+        _toward(a, (8, 12, 18, 95), 1., rng, 6)
     swing = rng.uniform(25, 42)*np.cos(2*np.pi*phase)
     course.arm[:, 0] += np.stack([-swing, swing])
 
@@ -190,7 +229,7 @@ def run(course, rng, t, body):
 def turn(course, rng, t, body):
     "On the spot, with small steps, to and fro."
     width, slow, start = rng.uniform(50, 150), rng.uniform(4.5, 8), rng.uniform(0, 6)
-    yaw = lambda s: width*np.sin(2*np.pi*(s + start)/slow)
+    def yaw(s): return width*np.sin(2*np.pi*(s + start)/slow)
     _gait(course, t, body, yaw, rng.uniform(0, 180), rng.uniform(1, 1.3), duty=.62, lift=rng.uniform(35, 80), bob=6.)
     course.head[0] += .25*width*np.cos(2*np.pi*(t + start)/slow) # looks ahead of the turn
     _idle(rng, course, .6)
@@ -220,7 +259,8 @@ def squat(course, rng, t, body):
     course.trunk[1] += rng.uniform(0, 16)*down
     course.head[1] -= 22*down
     posture = ((88, 6, 10, 12), (55, 8, 62, 118), (75, 30, 30, 70))[rng.integers(3)]
-    for a in course.arm: _toward(a, posture, .9*down)
+    for a in course.arm:
+        _toward(a, posture, .9*down)
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #6d07d94c
 _LAP = [(32, 6, 22, 62), (40, 2, 40, 75), (22, 12, 30, 88), (48, 4, 10, 35)] # flexion, abduction, inward, elbow
@@ -235,7 +275,8 @@ def talk(course, rng, t, body):
     course.root[1] += side
     course.hips[2] -= .08*side
     course.head[1] += 5*np.sin(2*np.pi*rng.uniform(.6, 1.2)*t)*_sway(rng, t, 1., .4)[0]
-    if rng.random() < .3: _toward(course.arm[RIGHT], _PHONE, .95, rng, 5)
+    if rng.random() < .3:
+        _toward(course.arm[RIGHT], _PHONE, .95, rng, 5)
 
 def sit(course, rng, t, body):
     "Down on a chair and up again, or seated all the time; hands in the lap or talking."
@@ -255,9 +296,13 @@ def sit(course, rng, t, body):
         _toward(a, _one_of(rng, number, _LAP + _TALK[:4], 6), down*_hill(share, 0, .35, .65, 1))
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #ac847b8a
-#          arm: flexion, abduction, inward, elbow; trunk: twist, bend forward, bend right; root: forward and down in shares of the leg
-_REACH = [(168, 8, 0, 10, -4, -6, -6, 0, 0), (125, 5, 0, 12, 8, 2, -2, .04, 0), (10, 105, 0, 8, -16, 2, 10, 0, .02), (82, -42, 0, 12, 30, 6, 0, 0, 0),
-          (70, 8, 0, 18, 14, 32, 4, -.06, .1), (62, 45, 0, 10, -30, 22, 14, -.03, .06), (110, 30, 0, 8, -20, 0, 6, .02, 0)]
+# arm: flexion, abduction, inward, elbow; trunk: twist, bend forward, bend right; root: forward and down in shares of
+# the leg
+_REACH = [
+    (168, 8, 0, 10, -4, -6, -6, 0, 0), (125, 5, 0, 12, 8, 2, -2, 0.04, 0), (10, 105, 0, 8, -16, 2, 10, 0, 0.02),
+    (82, -42, 0, 12, 30, 6, 0, 0, 0), (70, 8, 0, 18, 14, 32, 4, -0.06, 0.1), (62, 45, 0, 10, -30, 22, 14, -0.03, 0.06),
+    (110, 30, 0, 8, -20, 0, 6, 0.02, 0),
+]
 
 def reach(course, rng, t, body):
     "Up, ahead, aside, across and low, with the right hand or with both."
@@ -289,10 +334,13 @@ def bend(course, rng, t, body):
         _toward(course.arm[i], (22, 6, 32, 88), held, rng, 6)
 
 # %% ../../nbs/datasets/04_synthetic_motions.ipynb #944ff7c3
-def _flight(tau, depth, speed): # seconds in a repetition, mm, mm/s at take-off -> height of the pelvis, height of the feet, share of the push, mm
+# seconds in a repetition, mm, mm/s at take-off -> height of the pelvis, height of the feet, share of the push, mm
+def _flight(tau, depth, speed):
     off, air = .85, 2*speed/9810
     knots = [0, .1, .55, off, off + air, off + air + .22, off + air + .75]
-    height = CubicHermiteSpline(knots, [0, 0, -depth, -15, -15, -.6*depth, 0], [0, 0, 0, speed, -speed, 0, 0])(np.clip(tau, 0, knots[-1]))
+    height = CubicHermiteSpline(knots, [0, 0, -depth, -15, -15, -0.6 * depth, 0], [0, 0, 0, speed, -speed, 0, 0])(
+        np.clip(tau, 0, knots[-1])
+    )
     since = np.clip(tau - off, 0, air)
     return height, since*(speed - 9810*since/2), _ease((tau - .5)/.4)*_ease((off + air + .35 - tau)/.5)
 
@@ -341,8 +389,12 @@ def punch(course, rng, t, body):
 def kick(course, rng, t, body):
     "The right foot goes back and then far ahead; the left one bears the weight."
     share, number, _ = _reps(rng, t, 1.7, 2.8)
-    back, out = _hill(share, .1, .28, .28, .42)*_each(rng, number, .5, 1), _hill(share, .28, .52, .55, .86)*_each(rng, number, .75, 1)
-    high, fold = rng.uniform(.35, 1), .3*_hill(share, .14, .3, .3, .46) + .2*_hill(share, .61, .72, .72, .86) # the knee folds on the way
+    back, out = (
+        _hill(share, 0.1, 0.28, 0.28, 0.42) * _each(rng, number, 0.5, 1),
+        _hill(share, 0.28, 0.52, 0.55, 0.86) * _each(rng, number, 0.75, 1),
+    )
+    # the knee folds on the way
+    high, fold = rng.uniform(.35, 1), .3*_hill(share, .14, .3, .3, .46) + .2*_hill(share, .61, .72, .72, .86)
     leg, angle = body["thigh"] + body["shin"], np.radians(100*high*out - 28*back)
     course.foot[RIGHT] += leg*np.stack([(1 - fold)*np.sin(angle), 0*t, 1 - (1 - fold)*np.cos(angle)])
     course.root[1] += .9*body["hip"]*_hill(share, .02, .16, .82, .98)
@@ -365,12 +417,14 @@ def make_motion(
     n_frames: int
 ) -> np.ndarray: # (t 17 3) float32 mm, z up, the ground at 0
     "One person doing one thing, at 50 frames a second; `DataError` for an unknown action."
-    if action not in ACTIONS: raise DataError(f"action {action!r} is unknown; expected one of {', '.join(ACTIONS)}")
+    if action not in ACTIONS:
+        raise DataError(f"action {action!r} is unknown; expected one of {', '.join(ACTIONS)}")
     t = np.arange(n_frames)/FPS
     course = _stand(rng, t, body)
     ACTIONS[action](course, rng, t, body)
     joints = articulate(body, course.smooth())
-    if rng.random() < .5: joints = (joints*[1, -1, 1])[:, H36M17.flip_index] # left and right exchanged
+    if rng.random() < .5:
+        joints = (joints*[1, -1, 1])[:, H36M17.flip_index] # left and right exchanged
     joints = joints @ _rotation(rng.uniform(0, 360)).T
     joints[..., :2] += rng.normal(0, 150, 2) - joints[:, 0, :2].mean(0)
     return joints.astype(np.float32)
@@ -384,13 +438,19 @@ def make_motions(
     seed=0
 ) -> list[Motion]: # world coordinates in mm, 50 frames a second
     "Synthetic motions of synthetic people; `DataError` for a parameter out of range."
-    rules = [("split", split, split in SPLITS, "'train' or 'val'"), ("n_subjects", n_subjects, n_subjects >= 1, "at least 1"),
-             ("n_clips", n_clips, n_clips >= 1, "at least 1"), ("seconds", seconds, seconds >= .1, "at least 0.1")]
+    rules = [
+        ("split", split, split in SPLITS, "'train' or 'val'"),
+        ("n_subjects", n_subjects, n_subjects >= 1, "at least 1"), ("n_clips", n_clips, n_clips >= 1, "at least 1"),
+        ("seconds", seconds, seconds >= 0.1, "at least 0.1"),
+    ]
     for name, value, good, expected in rules:
-        if not good: raise DataError(f"synthetic motions: {name} is {value!r}; expected {expected}")
+        if not good:
+            raise DataError(f"synthetic motions: {name} is {value!r}; expected {expected}")
     made, names = [], list(ACTIONS)
     for s in range(n_subjects):
-        subject, body = f"{split[0].upper()}{s + 1:02d}", sample_subject(np.random.default_rng([seed, SPLITS[split], s]))
+        subject, body = (
+            f"{split[0].upper()}{s + 1:02d}", sample_subject(np.random.default_rng([seed, SPLITS[split], s])),
+        )
         for c in range(n_clips):
             action = names[(c + s) % len(names)]
             world = make_motion(action, body, np.random.default_rng([seed, SPLITS[split], s, c]), round(FPS*seconds))

@@ -13,7 +13,9 @@ from ..core.files import locked, whole_folder
 from ..core.hashing import content_hash, source_hash
 from ..core.paths import data_dir
 from ..core.console import progress
-from .mannequins import Canvas, annotate, articulate, draw_thing, paint_background, sample_body, sample_colour, sample_pose, shade
+from thesis_lib.datasets.mannequins import (
+    Canvas, annotate, articulate, draw_thing, paint_background, sample_body, sample_colour, sample_pose, shade,
+)
 from ..metrics.pck_protocols import mpii_head_size
 from ..skeletons import COCO17, MPII16
 
@@ -27,7 +29,8 @@ def _place(rng, size, low, high, horizon, nearness, taken): # extent of the body
     x = max(tries, key=lambda c: min([abs(c - t)/(wide + v) for t, v in taken], default=0))
     taken.append((x, wide))
     ground = np.clip(horizon + (h - horizon)*(.15 + .8*nearness) + rng.normal(0, .03*h), tall + 3, h - 3)
-    if tall > h - 6: ground = h*rng.uniform(.0, .04) + tall if rng.random() < .8 else h - 3
+    if tall > h - 6:
+        ground = h*rng.uniform(.0, .04) + tall if rng.random() < .8 else h - 3
     return np.array([x, ground]) - [(low[0] + high[0])/2, high[1]]
 
 # %% ../../nbs/datasets/03_synthetic_people.ipynb #1429e247
@@ -41,22 +44,46 @@ def render_people(
     things=(1, 4)      # number of things behind people
 ) -> tuple: # (h w 3) uint8 RGB, annotations as of `annotate`
     "One picture and its truth."
-    (w, h), canvas, (background, horizon), shadow, truth, taken = size, Canvas(size), paint_background(rng, size), np.zeros(size[::-1], np.float32), [], []
-    for _ in range(rng.integers(things[0], things[1] + 1)): draw_thing(rng, canvas, rng.uniform(0, w), rng.uniform(horizon, h), h*rng.uniform(.15, .4), -1e6 + rng.uniform(0, 1e4))
+    (w, h), canvas, (background, horizon), shadow, truth, taken = (
+        size, Canvas(size), paint_background(rng, size), np.zeros(size[::-1], np.float32), [], [],
+    )
+    for _ in range(rng.integers(things[0], things[1] + 1)):
+        draw_thing(
+            rng, canvas, rng.uniform(0, w), rng.uniform(horizon, h), h * rng.uniform(0.15, 0.4),
+            -1e6 + rng.uniform(0, 1e4),
+        )
     tall = np.sort(np.exp(rng.uniform(*np.log(heights), rng.integers(people[0], people[1] + 1))))*h
     for i, height in enumerate(tall):
         pose = sample_pose(rng, variety)
         parts, joints = articulate(sample_body(rng), pose)
         ends, reach = np.array([p.a for p in parts] + [p.b for p in parts]), .03
         low, high = (ends.min(0)[:2] - reach)*height, (ends.max(0)[:2] + reach)*height
-        shift = np.array([*_place(rng, size, low, high, horizon, np.log(height/h/heights[0])/np.log(heights[1]/heights[0] + 1e-9), taken), 2000.*(i + 1)])
+        shift = np.array(
+            [
+                *_place(
+                    rng, size, low, high, horizon,
+                    np.log(height / h / heights[0]) / np.log(heights[1] / heights[0] + 1e-9), taken,
+                ),
+                2000.0 * (i + 1),
+            ]
+        )
         centre, ground = shift[0] + (low[0] + high[0])/2, shift[1] + high[1]
-        cv2.ellipse(shadow, (int(centre), int(ground - .01*height)), (int(max(.13*height, .42*(high - low)[0])), int(max(2, .03*height))), 0, 0, 360, 1., -1)
+        cv2.ellipse(
+            shadow, (int(centre), int(ground - 0.01 * height)),
+            (int(max(0.13 * height, 0.42 * (high - low)[0])), int(max(2, 0.03 * height))), 0, 0, 360, 1.0, -1,
+        )
         if pose["legs"] == "sit": # on a crate
-            canvas.box(shift[0] - .14*height, ground, .28*height, ground - shift[1] - .07*height, shift[2] - .06*height, sample_colour(rng, (.1, .6), (.25, .8)), rng.choice([-.2, .2]))
-        for part in parts: canvas.draw(part.placed(height, shift), owner=i + 1)
+            canvas.box(
+                shift[0] - 0.14 * height, ground, 0.28 * height, ground - shift[1] - 0.07 * height,
+                shift[2] - 0.06 * height, sample_colour(rng, (0.1, 0.6), (0.25, 0.8)), rng.choice([-0.2, 0.2]),
+            )
+        for part in parts:
+            canvas.draw(part.placed(height, shift), owner=i + 1)
         truth.append((height, joints*height + shift))
-        if rng.random() < .12: draw_thing(rng, canvas, rng.uniform(0, w), h*rng.uniform(.85, 1.05), h*rng.uniform(.15, .35), shift[2] + 900)
+        if rng.random() < .12:
+            draw_thing(
+                rng, canvas, rng.uniform(0, w), h * rng.uniform(0.85, 1.05), h * rng.uniform(0.15, 0.35), shift[2] + 900
+            )
     background *= (1 - .4*cv2.GaussianBlur(shadow, (0, 0), 3))[..., None]
     return shade(canvas, background, rng), annotate(canvas, truth)
 
@@ -69,28 +96,47 @@ def _render_set(folder, split, n_images, seed, image_size, scene): # write image
     for i in progress(range(n_images), f"people {split}"):
         picture, found = render_people(np.random.default_rng([seed, SPLITS[split], i]), image_size, **scene)
         images.append(dict(id=i + 1, file_name=f"{i + 1:06d}.jpg", width=image_size[0], height=image_size[1]))
-        (folder/"images"/images[-1]["file_name"]).write_bytes(cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1])
+        (folder / "images" / images[-1]["file_name"]).write_bytes(
+            cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        )
         for person in found:
-            rounded = {key: [round(float(v), 2) for v in np.ravel(person[key])] for key in ("keypoints", "mpii_keypoints", "head_box")}
-            annotations.append(person | dict(id=len(annotations) + 1, image_id=i + 1, category_id=1, iscrowd=0) | rounded)
+            rounded = {
+                key: [round(float(v), 2) for v in np.ravel(person[key])]
+                for key in ("keypoints", "mpii_keypoints", "head_box")
+            }
+            annotations.append(
+                person | dict(id=len(annotations) + 1, image_id=i + 1, category_id=1, iscrowd=0) | rounded
+            )
     (folder/"annotations.json").write_text(json.dumps(dict(images=images, annotations=annotations)))
 
 # %% ../../nbs/datasets/03_synthetic_people.ipynb #9d9d4649
 def _check_scene(split, n_images, image_size, people, heights, variety, things):
-    rules = [("split", split, split in SPLITS, "'train' or 'val'"), ("n_images", n_images, n_images >= 1, "at least 1"),
-             ("image_size", image_size, min(image_size) >= 64, "(w, h) of at least 64 pixels"),
-             ("people", people, 1 <= people[0] <= people[1], "1 <= fewest <= most"), ("heights", heights, 0 < heights[0] <= heights[1], "0 < smallest <= largest"),
-             ("variety", variety, 0 <= variety <= 1, "0 to 1"), ("things", things, 0 <= things[0] <= things[1], "0 <= fewest <= most")]
+    rules = [
+        ("split", split, split in SPLITS, "'train' or 'val'"), ("n_images", n_images, n_images >= 1, "at least 1"),
+        ("image_size", image_size, min(image_size) >= 64, "(w, h) of at least 64 pixels"),
+        ("people", people, 1 <= people[0] <= people[1], "1 <= fewest <= most"),
+        ("heights", heights, 0 < heights[0] <= heights[1], "0 < smallest <= largest"),
+        ("variety", variety, 0 <= variety <= 1, "0 to 1"),
+        ("things", things, 0 <= things[0] <= things[1], "0 <= fewest <= most"),
+    ]
     for name, value, good, expected in rules:
-        if not good: raise DataError(f"synthetic people: {name} is {value!r}; expected {expected}")
+        if not good:
+            raise DataError(f"synthetic people: {name} is {value!r}; expected {expected}")
 
 def _of(coco, skeleton): # the file, just read, with the joints of one skeleton
     for person in coco["annotations"]:
         keypoints, box = person.pop("mpii_keypoints"), person.pop("head_box")
-        if skeleton is MPII16: person.update(keypoints=keypoints, num_keypoints=int(np.count_nonzero(keypoints[2::3])), head_size=float(mpii_head_size(*box)))
-    coco["categories"] = [dict(id=1, name="person", keypoints=list(skeleton.joints), skeleton=[[a + 1, b + 1] for a, b in skeleton.bones])]
+        if skeleton is MPII16:
+            person.update(
+                keypoints=keypoints, num_keypoints=int(np.count_nonzero(keypoints[2::3])),
+                head_size=float(mpii_head_size(*box)),
+            )
+    coco["categories"] = [
+        dict(id=1, name="person", keypoints=list(skeleton.joints), skeleton=[[a + 1, b + 1] for a, b in skeleton.bones])
+    ]
     return coco
 
+# %% ../../nbs/datasets/03_synthetic_people.ipynb #40135fdd
 def make_people(
     folder=None,          # cache; None: data/people
     *,
@@ -105,14 +151,19 @@ def make_people(
     skeleton=COCO17       # or MPII16: the same people with MPII's joints, and the "head_size" of each
 ) -> PoseSet:
     "Rendered people with COCO or MPII annotations, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
-    if skeleton not in (COCO17, MPII16): raise DataError(f"synthetic people: skeleton is {skeleton.name}; expected coco17 or mpii16")
+    if skeleton not in (COCO17, MPII16):
+        raise DataError(f"synthetic people: skeleton is {skeleton.name}; expected coco17 or mpii16")
     _check_scene(split, n_images, image_size, people, heights, variety, things)
     scene = dict(people=tuple(people), heights=tuple(heights), variety=variety, things=tuple(things))
     key = content_hash(source_hash(make_people, Canvas), split, n_images, seed, list(image_size), sorted(scene.items()))
     final = Path(folder or data_dir()/"people")/f"{split}-{n_images}-{key}"
     with locked(final.with_suffix(".lock")):
         if not final.is_dir():
-            with whole_folder(final, "the synthetic people") as part: _render_set(part, split, n_images, seed, tuple(image_size), scene)
+            with whole_folder(final, "the synthetic people") as part:
+                _render_set(part, split, n_images, seed, tuple(image_size), scene)
     path = final/"annotations.json"
     name = "people" if skeleton is COCO17 else "people_mpii"
-    return PoseSet(name, split, check_coco(_of(load_json(path), skeleton), skeleton, path), final/"images", skeleton, notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."])
+    return PoseSet(
+        name, split, check_coco(_of(load_json(path), skeleton), skeleton, path), final / "images", skeleton,
+        notes=[f"Rendered people (seed {seed}, variety {variety:g}), not photographs."],
+    )

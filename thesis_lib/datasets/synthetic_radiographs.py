@@ -42,11 +42,15 @@ def _fill(*polygons): # (s s) uint8
 def _lines(*groups): # each: lines (l n 2), width, strength 0 ... 1; later ones on top -> (s s) uint8
     picture = np.zeros((2*SIDE, 2*SIDE), np.uint8)
     for lines, width, strength in groups:
-        cv2.polylines(picture, list(_fixed(lines, 2*SIDE)), False, int(255*strength), max(1, round(2*SIDE*width)), cv2.LINE_8, 4)
+        cv2.polylines(
+            picture, list(_fixed(lines, 2 * SIDE)), False, int(255 * strength), max(1, round(2 * SIDE * width)),
+            cv2.LINE_8, 4,
+        )
     return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 def _soft(picture, blur=0.): # uint8 -> float32 0 ... 1, blurred with a standard deviation
-    if blur: picture = cv2.GaussianBlur(picture, (0, 0), blur*SIDE)
+    if blur:
+        picture = cv2.GaussianBlur(picture, (0, 0), blur*SIDE)
     return picture.astype(np.float32)*np.float32(1/255)
 
 def _ball(x, y, rx, ry): return np.exp(-((_X - x)/rx)**2 - ((_Y - y)/ry)**2)
@@ -56,24 +60,41 @@ def sample_patient(
     rng # numpy Generator
 ) -> dict: # lengths in shares of the radiograph
     "The anatomy of one patient."
-    near = lambda mean, sd: mean*float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
-    return dict(mid=.5 + rng.normal(0, .006), half=near(.375, .06), top=near(.115, .16), height=near(.68, .06), dome=near(1, .25), ctr=near(.46, .06),
-                tilt=rng.normal(0, .012), ribs=near(.070, .05), slope=near(1, .2), fat=rng.uniform(0, 1), shoulder=near(.1, .12), spine=rng.normal(0, .01),
-                gas=rng.random() < .6, breast=rng.uniform(.3, 1)*(rng.random() < .45), detail=int(rng.integers(2**31)))
+    def near(mean, sd): return mean*float(np.clip(rng.normal(1, sd), 1 - 2*sd, 1 + 2*sd))
+    return dict(
+        mid=0.5 + rng.normal(0, 0.006), half=near(0.375, 0.06), top=near(0.115, 0.16), height=near(0.68, 0.06),
+        dome=near(1, 0.25), ctr=near(0.46, 0.06), tilt=rng.normal(0, 0.012), ribs=near(0.070, 0.05), slope=near(1, 0.2),
+        fat=rng.uniform(0, 1), shoulder=near(0.1, 0.12), spine=rng.normal(0, 0.01), gas=rng.random() < 0.6,
+        breast=rng.uniform(0.3, 1) * (rng.random() < 0.45), detail=int(rng.integers(2**31)),
+    )
 
-_LUNG = np.array([ # outwards from the middle, downwards from the top
-    (.16, .13), (.24, .02), (.42, -.01), (.62, .06), (.80, .22), (.92, .45), (.985, .70), (1., .90), (.985, 1.), (.90, .955), (.74, .895), (.55, .865),
-    (.36, .875), (.20, .92), (.13, .93), (.14, .60), (.15, .35)], np.float32)
+_LUNG = np.array(
+    [  # outwards from the middle, downwards from the top
+        (0.16, 0.13), (0.24, 0.02), (0.42, -0.01), (0.62, 0.06), (0.80, 0.22), (0.92, 0.45), (0.985, 0.70), (1.0, 0.90),
+        (0.985, 1.0), (0.90, 0.955), (0.74, 0.895), (0.55, 0.865), (0.36, 0.875), (0.20, 0.92), (0.13, 0.93),
+        (0.14, 0.60), (0.15, 0.35),
+    ],
+    np.float32,
+)
 
 def _lung(p, side, breath, lift=0.): # side -1: left on the radiograph; lift of the diaphragm -> outline
     q = _LUNG.copy()
     base = q[:, 1] > .8
     q[base, 1] = 1 - (1 - q[base, 1])*p["dome"] - lift
-    return _smooth(np.stack([p["mid"] + side*q[:, 0]*p["half"], p["top"] + q[:, 1]*p["height"]*breath*(1 if side > 0 else .965)], 1))
+    return _smooth(
+        np.stack(
+            [
+                p["mid"] + side * q[:, 0] * p["half"],
+                p["top"] + q[:, 1] * p["height"] * breath * (1 if side > 0 else 0.965),
+            ],
+            1,
+        )
+    )
 
 def _heart(p, ctr, breath): # outline; two thirds of it lie to the patient's left
     bottom, tall, wide = p["top"] + .93*p["height"]*breath, .29 + .35*(ctr - .45), 2*p["half"]*ctr
-    right = [(-.105, 0, .03), (-.308, -.08, 0), (-.36, -.40, 0), (-.30, -.70, 0)] # in widths, in heights, in shares of the radiograph
+    # in widths, in heights, in shares of the radiograph
+    right = [(-.105, 0, .03), (-.308, -.08, 0), (-.36, -.40, 0), (-.30, -.70, 0)]
     left = [(.25, 0, .045), (.585, 0, .005 + p["tilt"]), (.69, -.20, p["tilt"]), (.637, -.48, 0), (.455, -.76, 0)]
     points = [(p["mid"] + x*wide, bottom + y*tall + z) for x, y, z in right]
     vessels = [(p["mid"] + x, bottom - tall + y) for x, y in ((-.065, 0), (-.04, -.06), (.06, -.06), (.085, 0))]
@@ -88,20 +109,30 @@ def _ribs(p, side, breath): # -> posterior, anterior lines
         drop = p["slope"]*(-.02*np.sin(t*np.pi) + .05*t**2 + .085*t**4*(.5 + .06*i))
         back.append(np.stack([p["mid"] + side*(.035 + (reach - .035)*np.sin(.6*np.pi*t)), y + drop], 1))
         inwards = .97*reach - (reach - (.16 + .02*i)*p["half"])*b**1.1
-        if 1 <= i < 7: front.append(np.stack([p["mid"] + side*inwards, y + .02 + p["slope"]*(.11 + .12*b**.8)], 1))
+        if 1 <= i < 7:
+            front.append(np.stack([p["mid"] + side*inwards, y + .02 + p["slope"]*(.11 + .12*b**.8)], 1))
     return back, front
 
 def _shoulder(p, side): # -> clavicle (a line), humerus, shoulder blade
     out, top = (lambda u: p["mid"] + side*p["half"]*u), p["top"]
-    clavicle = [(out(.063), .115), (out(.168), .08), (out(.315), .08), (out(.504), .065), (out(.693), .03), (out(.903), 0.), (out(1.05), -.005)]
+    clavicle = [
+        (out(0.063), 0.115), (out(0.168), 0.08), (out(0.315), 0.08), (out(0.504), 0.065), (out(0.693), 0.03),
+        (out(0.903), 0.0), (out(1.05), -0.005),
+    ]
     humerus = [(out(1.08), .01), (out(1.29), 0.), (out(1.34), .08), (out(1.31), .3), (out(1.16), .3), (out(1.12), .11)]
     blade = [(out(1.04), .04), (out(.84), .12), (out(.78), .26), (out(.92), .40), (out(1.08), .22)]
-    return _smooth(np.add(clavicle, (0, top)), 2, False), _smooth(np.add(humerus, (0, top))), _smooth(np.add(blade, (0, top)), 2)
+    return (
+        _smooth(np.add(clavicle, (0, top)), 2, False), _smooth(np.add(humerus, (0, top))),
+        _smooth(np.add(blade, (0, top)), 2),
+    )
 
 def _outline(p): # of the body
     m, h, s, fat = p["mid"], p["half"], p["shoulder"], .03 + .05*p["fat"]
-    left = [(m + .085, -.05), (m + .09, s - .07), (m + .15, s - .025), (m + .3, s), (m + h + .02, s + .03), (m + h + .09 + .03*p["fat"], s + .1),
-            (1.08, s + .17), (1.08, .5), (m + h + fat + .03, .42), (m + h + fat, .6), (m + h + fat, .8), (m + h + fat + .02, 1.08)]
+    left = [
+        (m + 0.085, -0.05), (m + 0.09, s - 0.07), (m + 0.15, s - 0.025), (m + 0.3, s), (m + h + 0.02, s + 0.03),
+        (m + h + 0.09 + 0.03 * p["fat"], s + 0.1), (1.08, s + 0.17), (1.08, 0.5), (m + h + fat + 0.03, 0.42),
+        (m + h + fat, 0.6), (m + h + fat, 0.8), (m + h + fat + 0.02, 1.08),
+    ]
     return _smooth(left + [(2*m - x, y) for x, y in left[::-1]], 2)
 
 # %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #78188172
@@ -114,7 +145,9 @@ def _vessels(rng, p, side, breath, n=9): # -> hilum (1 2), lines (n 6 2), their 
     trunks = hilum[:, None] + along[:, None]*t + across[:, None]*t**2 # (n 6 2)
     turn = angle[:, None] + rng.choice([-1, 1], (n, 3))*rng.uniform(.35, .8, (n, 3))
     start = trunks[np.arange(n)[:, None], rng.integers(1, 5, (n, 3))]
-    twigs = np.stack([start, start + np.stack([side*np.cos(turn), np.sin(turn)], -1)*rng.uniform(.05, .11, (n, 3, 1))], 2)
+    twigs = np.stack(
+        [start, start + np.stack([side * np.cos(turn), np.sin(turn)], -1) * rng.uniform(0.05, 0.11, (n, 3, 1))], 2
+    )
     return hilum, trunks, twigs.reshape(-1, 2, 2)
 
 # %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #933dea38
@@ -148,7 +181,8 @@ class Scene:
         for _ in range(12):
             side_ = side or int(rng.choice([-1, 1]))
             x, y = self.at(side_, rng.uniform(*out), rng.uniform(*down))
-            if self.lung[min(int(y*SIDE), SIDE - 1), min(int(x*SIDE), SIDE - 1)] > .8: break
+            if self.lung[min(int(y*SIDE), SIDE - 1), min(int(x*SIDE), SIDE - 1)] > .8:
+                break
         return side_, x, y
 
     def fill_in(self, name, picture, opacity, blur, grain=1.): # make opaque, and remember where
@@ -172,7 +206,10 @@ def _effusion(rng, scene):
     p, side = scene.patient, int(rng.choice([-1, 1]))
     level, rise, out = scene.at(side, 0, rng.uniform(.60, .84))[1], rng.uniform(.12, .24), np.linspace(0, 1.2, 12)
     surface = np.stack([p["mid"] + side*out*p["half"], level - rise*np.clip(out - .3, 0, None)**2], 1)
-    scene.fill_in("Effusion", _fill(np.concatenate([surface, [(p["mid"] + side*1.2*p["half"], 1.2), (p["mid"], 1.2)]])), .93, .012)
+    scene.fill_in(
+        "Effusion", _fill(np.concatenate([surface, [(p["mid"] + side * 1.2 * p["half"], 1.2), (p["mid"], 1.2)]])), 0.93,
+        0.012,
+    )
 
 def _infiltration(rng, scene):
     _, x, y = scene.spot(rng, (.4, .72), (.2, .78))
@@ -195,21 +232,31 @@ def _round(name, count, radius, opacity, blur): # -> the function that draws `co
 def _atelectasis(rng, scene):
     side, plates = next(s for s, lift in scene.lift.items() if lift), []
     for _ in range(rng.integers(1, 4)):
-        (x, y), length, slope = scene.at(side, rng.uniform(.34, .5), rng.uniform(.56, .76) - scene.lift[side]), rng.uniform(.14, .22), rng.normal(0, .2)
+        (x, y), length, slope = (
+            scene.at(side, rng.uniform(0.34, 0.5), rng.uniform(0.56, 0.76) - scene.lift[side]), rng.uniform(0.14, 0.22),
+            rng.normal(0, 0.2),
+        )
         plates.append([(x, y), (x + .5*side*length, y + .5*slope*length - .008), (x + side*length, y + slope*length)])
     scene.fill_in("Atelectasis", _lines((plates, rng.uniform(.022, .034), 1)), rng.uniform(.5, .75), .005)
 
 def _pneumothorax(rng, scene):
     p, side, share = scene.patient, int(rng.choice([-1, 1])), rng.uniform(.72, .88)
     root = scene.at(side, .2, .62)
-    inner = (_lung(p, side, scene.breath, scene.lift[side]) - root)*[share, share*rng.uniform(.95, 1.03)] + root + [0, .02]
+    inner = (
+        (_lung(p, side, scene.breath, scene.lift[side]) - root) * [share, share * rng.uniform(0.95, 1.03)]
+        + root
+        + [0, 0.02]
+    )
     collapsed, whole = _fill(inner), scene.lungs[side]
-    free = (_Y < scene.at(side, 0, .84)[1]) & ((abs(_X - p["mid"]) > .33*p["half"]) | (_Y < p["top"] + .12)) # from the ribs, not from heart and diaphragm
+    # from the ribs, not from heart and diaphragm
+    free = (_Y < scene.at(side, 0, .84)[1]) & ((abs(_X - p["mid"]) > .33*p["half"]) | (_Y < p["top"] + .12))
     gap = cv2.morphologyEx(cv2.subtract(whole, collapsed)*free, cv2.MORPH_OPEN, np.ones((3, 3)))
     outside = _soft(gap, .004)
     scene.vessels *= 1 - outside
     scene.air += .18*outside
-    scene.edge += .11*np.minimum(_soft(_lines(([np.concatenate([inner, inner[:1]])], .008, 1)), .002), cv2.dilate(outside, np.ones((5, 5))))
+    scene.edge += 0.11 * np.minimum(
+        _soft(_lines(([np.concatenate([inner, inner[:1]])], 0.008, 1)), 0.002), cv2.dilate(outside, np.ones((5, 5)))
+    )
     scene.opacity = 1 - (1 - scene.opacity)*(1 - .12*_soft(np.minimum(collapsed, whole), .01))
     scene.masks["Pneumothorax"] = gap
 
@@ -229,13 +276,20 @@ def draw_chest(
     breath=1.        # height of the lungs
 ) -> tuple: # (s s) float32 how much is held back, {finding: (s s) uint8 mask}
     "A chest as X-rays see it."
-    streams = {name: np.random.default_rng([lesions[name not in CHRONIC], i]) for i, name in enumerate(FINDINGS) if name in findings}
+    streams = {
+        name: np.random.default_rng([lesions[name not in CHRONIC], i])
+        for i, name in enumerate(FINDINGS)
+        if name in findings
+    }
     ctr = streams["Cardiomegaly"].uniform(.57, .68) if "Cardiomegaly" in findings else patient["ctr"]
     lift = {-1: 0., 1: 0.}
-    if "Atelectasis" in findings: lift[int(streams["Atelectasis"].choice([-1, 1]))] = streams["Atelectasis"].uniform(.03, .09)
-    scene = Scene(patient, breath, ctr, lift); scene.outline()
+    if "Atelectasis" in findings:
+        lift[int(streams["Atelectasis"].choice([-1, 1]))] = streams["Atelectasis"].uniform(.03, .09)
+    scene = Scene(patient, breath, ctr, lift)
+    scene.outline()
     for name, draw in FINDINGS.items():
-        if name in findings: draw(streams[name], scene)
+        if name in findings:
+            draw(streams[name], scene)
     return _compose(np.random.default_rng([patient["detail"], 1]), scene), scene.masks
 
 # %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #30ac100d
@@ -246,36 +300,86 @@ def _compose(rng, scene): # -> (s s) float32
     thick = np.sqrt(np.clip(1 - ((_X - mid)/(p["half"] + .14))**2, 0, 1))
     held = tissue*(.47 + .22*thick + .05*p["fat"] + .05*np.clip((_Y - .62)/.3, 0, 1))
     heart, lungs = _soft(scene.heart, .01), np.maximum(*scene.lungs.values())
-    middle = _soft(_fill(_smooth([(mid - .05, -.05), (mid - .055, top + .2), (mid - .08, top + .36), (mid + .085, top + .36), (mid + .10, top + .23),
-                                  (mid + .09, top + .16), (mid + .055, top + .11), (mid + .05, -.05)])), .009) # with the arch of the aorta
-    deep = cv2.resize(cv2.GaussianBlur(cv2.resize(lungs, (SIDE//4, SIDE//4), interpolation=cv2.INTER_AREA), (0, 0), .05*SIDE/4), (SIDE, SIDE))
+    middle = _soft(
+        _fill(
+            _smooth(
+                [
+                    (mid - 0.05, -0.05), (mid - 0.055, top + 0.2), (mid - 0.08, top + 0.36), (mid + 0.085, top + 0.36),
+                    (mid + 0.10, top + 0.23),
+                    # with the arch of the aorta
+                    (mid + 0.09, top + 0.16), (mid + 0.055, top + 0.11), (mid + 0.05, -0.05),
+                ]
+            )
+        ),
+        0.009,
+    )
+    deep = cv2.resize(
+        cv2.GaussianBlur(
+            cv2.resize(lungs, (SIDE // 4, SIDE // 4), interpolation=cv2.INTER_AREA), (0, 0), 0.05 * SIDE / 4
+        ),
+        (SIDE, SIDE),
+    )
     held -= lung*(.27 + .26*_soft(deep))*(1 - .8*middle)*(1 - scene.opacity)*(1 + scene.air)
     spine, vertebra = np.exp(-((_X - mid - p["spine"]*np.sin(5*_Y))/.04)**4), abs((16*_Y + .3) % 1 - .5) < .36
     held += .05*np.maximum(middle, heart) + tissue*spine*(.055 + .03*vertebra)
     held -= .075*tissue*np.exp(-((_X - mid - .004)/.016)**2)*np.clip((top + .25 - _Y)/.05, 0, 1)
     held += _bones(p, breath, .55 + .45*_soft(lungs)) + scene.edge
-    hila, trunks, twigs = (np.concatenate(parts) for parts in zip(*(_vessels(rng, p, side, breath) for side in (-1, 1))))
-    held += .1*lung*scene.vessels*(1 - .8*scene.opacity)*_soft(_lines((twigs, .006, .55), (trunks[:, 2:], .006, .55), (trunks[:, :4], .014, 1)), .005)
-    for x, y in hila.tolist(): held += .085*_ball(x, y, .03, .055)*(1 - heart)
-    if p["breast"]: held += .06*p["breast"]*_soft(_fill(*(_breast(p, side) for side in (-1, 1))), .014)
-    if p["gas"]: held -= .13*np.exp(-(((_X - mid - .21)/.06)**2 + ((_Y - base + .035*p["height"] - .03)/.026)**2)**2)*(1 - _soft(lungs, .007))
+    hila, trunks, twigs = (
+        np.concatenate(parts) for parts in zip(*(_vessels(rng, p, side, breath) for side in (-1, 1)))
+    )
+    held += (
+        0.1
+        * lung
+        * scene.vessels
+        * (1 - 0.8 * scene.opacity)
+        * _soft(_lines((twigs, 0.006, 0.55), (trunks[:, 2:], 0.006, 0.55), (trunks[:, :4], 0.014, 1)), 0.005)
+    )
+    for x, y in hila.tolist():
+        held += .085*_ball(x, y, .03, .055)*(1 - heart)
+    if p["breast"]:
+        held += .06*p["breast"]*_soft(_fill(*(_breast(p, side) for side in (-1, 1))), .014)
+    if p["gas"]:
+        held -= (
+            0.13
+            * np.exp(
+                -((((_X - mid - 0.21) / 0.06) ** 2 + ((_Y - base + 0.035 * p["height"] - 0.03) / 0.026) ** 2) ** 2)
+            )
+            * (1 - _soft(lungs, 0.007))
+        )
     return held
 
+# %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #1533ba8c
 def _breast(p, side): # outline
     out, top = (lambda u: p["mid"] + side*u*p["half"]), p["top"]
-    return _smooth([(out(.2), top + .42), (out(.7), top + .4), (out(1.02), top + .5), (out(.95), top + .66), (out(.6), top + .73), (out(.3), top + .66)])
+    return _smooth(
+        [
+            (out(0.2), top + 0.42), (out(0.7), top + 0.4), (out(1.02), top + 0.5), (out(0.95), top + 0.66),
+            (out(0.6), top + 0.73), (out(0.3), top + 0.66),
+        ]
+    )
 
 def _bones(p, breath, seen): # how much they hold back (s s); ribs and clavicles as far as seen
     back, front = (sum(lines, []) for lines in zip(*(_ribs(p, side, breath) for side in (-1, 1))))
     clavicles, humeri, blades = zip(*(_shoulder(p, side) for side in (-1, 1)))
-    long = _lines((front, .028, .28), (back, .026, .75), (back, .013, .5), (clavicles, .032, 1), (clavicles, .014, .72)) # bright edges: the hard outer layer
+    # bright edges: the hard outer layer
+    long = _lines((front, .028, .28), (back, .026, .75), (back, .013, .5), (clavicles, .032, 1), (clavicles, .014, .72))
     return .115*_soft(long, .003)*seen + .1*_soft(_fill(*humeri), .008) + .028*_soft(_fill(*blades), .006)
 
 # %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #eff59231
-SOURCES = { # share of the patients, share of their studies with COVID-19, and what their radiographs look like
-    "north": dict(share=.45, covid=.04, gamma=(.75, 1.35), gain=(.85, 1.05), noise=(.008, .018), border=0., grid=0., mark="L"),
-    "south": dict(share=.35, covid=.04, gamma=(.65, 1.15), gain=(.7, .9), noise=(.018, .03), border=0., grid=0., mark="AP"),
-    "west": dict(share=.20, covid=.40, gamma=(.8, 1.5), gain=(.85, 1.05), noise=(.010, .02), border=.045, grid=.012, mark="")}
+SOURCES = {  # share of the patients, share of their studies with COVID-19, and what their radiographs look like
+    "north": dict(
+        share=0.45, covid=0.04, gamma=(0.75, 1.35), gain=(0.85, 1.05), noise=(0.008, 0.018), border=0.0, grid=0.0,
+        mark="L",
+    ),
+    "south": dict(
+        share=0.35, covid=0.04, gamma=(0.65, 1.15), gain=(0.7, 0.9), noise=(0.018, 0.03), border=0.0, grid=0.0,
+        mark="AP",
+    ),
+    "west": dict(
+        share=0.20, covid=0.40, gamma=(0.8, 1.5), gain=(0.85, 1.05), noise=(0.010, 0.02), border=0.045, grid=0.012,
+        mark="",
+    ),
+}
 
 def expose(
     rng,   # numpy Generator
@@ -289,24 +393,34 @@ def expose(
     turn[:, 2] += rng.uniform(-.045, .045, 2)*SIDE
     held = cv2.warpAffine(held, turn, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     uneven = cv2.resize(rng.standard_normal((4, 4)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    radiograph = np.clip((held + .02*uneven - .06)/.8, 0, 1)**rng.uniform(*look["gamma"])*rng.uniform(*look["gain"]) + rng.uniform(-.03, .08)
-    radiograph += rng.standard_normal((SIDE, SIDE)).astype(np.float32)*rng.uniform(*look["noise"]) + look["grid"]*np.sin(_X*SIDE*1.9)
+    radiograph = np.clip((held + 0.02 * uneven - 0.06) / 0.8, 0, 1) ** rng.uniform(*look["gamma"]) * rng.uniform(
+        *look["gain"]
+    ) + rng.uniform(-0.03, 0.08)
+    radiograph += rng.standard_normal((SIDE, SIDE)).astype(np.float32) * rng.uniform(*look["noise"]) + look[
+        "grid"
+    ] * np.sin(_X * SIDE * 1.9)
     radiograph = (np.clip(radiograph, 0, 1)*255).astype(np.uint8)
     if look["border"]: # the beam is cut to the chest
         left, top, right, bottom = np.round(SIDE*look["border"]*rng.uniform(.4, 1.6, 4)).astype(int)
         radiograph[:top], radiograph[SIDE - bottom:], radiograph[:, :left], radiograph[:, SIDE - right:] = 0, 0, 0, 0
-    cv2.putText(radiograph, look["mark"], (int(SIDE*rng.uniform(.82, .87)), int(SIDE*rng.uniform(.07, .11))), cv2.FONT_HERSHEY_SIMPLEX, .28, 245, 1, cv2.LINE_AA)
+    cv2.putText(
+        radiograph, look["mark"], (int(SIDE * rng.uniform(0.82, 0.87)), int(SIDE * rng.uniform(0.07, 0.11))),
+        cv2.FONT_HERSHEY_SIMPLEX, 0.28, 245, 1, cv2.LINE_AA,
+    )
     return radiograph, {name: cv2.warpAffine(mask, turn, (SIDE, SIDE)) > 127 for name, mask in masks.items()}
 
 # %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #c8b97afa
-PREVALENCE = dict(zip(FINDINGS, (.13, .13, None, .16, .14, .15, .14, .16))) # share of patients (chronic) or studies; COVID-19: by hospital
+# share of patients (chronic) or studies; COVID-19: by hospital
+PREVALENCE = dict(zip(FINDINGS, (.13, .13, None, .16, .14, .15, .14, .16)))
 MINING = { # rates at which the report's reader misses a finding, and invents one
     "Cardiomegaly": (.20, .04), "Pneumothorax": (.20, .03), "COVID-19": (.05, .01), "Infiltration": (.35, .10),
     "Mass": (.25, .04), "Nodule": (.35, .06), "Atelectasis": (.35, .08), "Effusion": (.20, .06)}
 
 SPLITS = dict(train=0, val=1)
 
-def _studies(seed, split): # endless, a radiograph each: number of the patient, anatomy, source, study, number in the study, true findings, mined findings
+# endless, a radiograph each: number of the patient, anatomy, source, study, number in the study, true findings, mined
+# findings
+def _studies(seed, split):
     for number in range(10**9):
         rng = np.random.default_rng([seed, SPLITS[split], number])
         patient, source = sample_patient(rng), str(rng.choice(list(SOURCES), p=[s["share"] for s in SOURCES.values()]))
@@ -316,20 +430,32 @@ def _studies(seed, split): # endless, a radiograph each: number of the patient, 
             findings = [n for n, rate in rates.items() if n in chronic or n not in CHRONIC and rng.random() < rate]
             u = dict(zip(FINDINGS, rng.random(len(FINDINGS))))
             mined = [n for n in FINDINGS if (u[n] >= MINING[n][0] if n in findings else u[n] < MINING[n][1])]
-            for radiograph in range(rng.choice([1, 2], p=[.75, .25])): yield number, patient, source, study, radiograph, findings, mined
+            for radiograph in range(rng.choice([1, 2], p=[.75, .25])):
+                yield number, patient, source, study, radiograph, findings, mined
 
 # %% ../../nbs/datasets/05_synthetic_radiographs.ipynb #43dd3fd1
 def _draw_set(folder, split, n_images, seed): # write films/, masks/ and films.json
-    (folder/"films").mkdir(parents=True); (folder/"masks").mkdir()
+    (folder/"films").mkdir(parents=True)
+    (folder/"masks").mkdir()
     rows, png = [], [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    for _, (number, patient, source, study, radiograph, findings, mined) in zip(progress(range(n_images), f"radiographs {split}"), _studies(seed, split)):
-        rng, name = np.random.default_rng([seed, SPLITS[split], number, study, radiograph]), f"{split[0].upper()}{number:05d}_{study}_{radiograph}"
-        held, masks = draw_chest(patient, findings, lesions=(patient["detail"], patient["detail"] + 1 + study), breath=rng.uniform(.88, 1.04))
+    for _, (number, patient, source, study, radiograph, findings, mined) in zip(
+        progress(range(n_images), f"radiographs {split}"), _studies(seed, split)
+    ):
+        rng, name = (
+            np.random.default_rng([seed, SPLITS[split], number, study, radiograph]),
+            f"{split[0].upper()}{number:05d}_{study}_{radiograph}",
+        )
+        held, masks = draw_chest(
+            patient, findings, lesions=(patient["detail"], patient["detail"] + 1 + study),
+            breath=rng.uniform(0.88, 1.04),
+        )
         picture, masks = expose(rng, held, masks, source)
         (folder/f"films/{name}.png").write_bytes(cv2.imencode(".png", picture, png)[1])
-        seen = {n: m.astype(np.uint8) for n, m in masks.items() if m.sum() >= 12} # a lesion that hardly shows cannot be pointed at
+        # a lesion that hardly shows cannot be pointed at
+        seen = {n: m.astype(np.uint8) for n, m in masks.items() if m.sum() >= 12}
         regions = {n: [int(v) for v in cv2.boundingRect(m)] for n, m in seen.items()}
-        for n, mask in seen.items(): (folder/f"masks/{name}_{n}.png").write_bytes(cv2.imencode(".png", mask*255, png)[1])
+        for n, mask in seen.items():
+            (folder/f"masks/{name}_{n}.png").write_bytes(cv2.imencode(".png", mask*255, png)[1])
         rows.append(dict(name=name, patient=name[:6], source=source, findings=findings, mined=mined, regions=regions))
     (folder/"films.json").write_text(json.dumps(rows))
 
@@ -342,18 +468,31 @@ def make_radiographs(
     seed=0
 ) -> ChestSet: # labels: relabelled (the truth) and original
     "Rendered chest radiographs with lesion masks, from the cache or made now; `DataError` for a parameter out of range or a disk that is full."
-    for name, value, good, expected in (("split", split, split in SPLITS, "'train' or 'val'"), ("n_images", n_images, n_images >= 1, "at least 1")):
-        if not good: raise DataError(f"radiographs: {name} is {value!r}; expected {expected}")
+    for name, value, good, expected in (
+        ("split", split, split in SPLITS, "'train' or 'val'"), ("n_images", n_images, n_images >= 1, "at least 1"),
+    ):
+        if not good:
+            raise DataError(f"radiographs: {name} is {value!r}; expected {expected}")
     key = content_hash(source_hash(make_radiographs), split, n_images, seed)
     final = Path(folder or data_dir()/"radiographs")/f"{split}-{n_images}-{key}"
     with locked(final.with_suffix(".lock")):
         if not final.is_dir():
-            with whole_folder(final, "the radiographs") as part: _draw_set(part, split, n_images, seed)
+            with whole_folder(final, "the radiographs") as part:
+                _draw_set(part, split, n_images, seed)
     rows = json.loads((final/"films.json").read_text())
     versions, covered = dict(relabelled="findings", original="mined"), (*FINDINGS, "Healthy")
-    labels = {version: encode_findings([row[of] or ["Healthy"] for row in rows], covered) for version, of in versions.items()}
-    regions = [Region(i, n, tuple(box), final/f"masks/{row['name']}_{n}.png") for i, row in enumerate(rows) for n, box in row["regions"].items()]
-    notes = [f"Rendered chest radiographs (seed {seed}), not patients.", "COVID-19 comes mostly from the source west, on purpose.",
-             "Original labels miss and invent findings at declared rates."]
+    labels = {
+        version: encode_findings([row[of] or ["Healthy"] for row in rows], covered) for version, of in versions.items()
+    }
+    regions = [
+        Region(i, n, tuple(box), final / f"masks/{row['name']}_{n}.png")
+        for i, row in enumerate(rows)
+        for n, box in row["regions"].items()
+    ]
+    notes = [
+        f"Rendered chest radiographs (seed {seed}), not patients.",
+        "COVID-19 comes mostly from the source west, on purpose.",
+        "Original labels miss and invent findings at declared rates.",
+    ]
     paths, patients, sources = zip(*((final/f"films/{row['name']}.png", row["patient"], row["source"]) for row in rows))
     return ChestSet("radiographs", split, paths, labels, patients, sources, regions, notes, key)

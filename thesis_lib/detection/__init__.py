@@ -15,4 +15,6 @@ _PUBLIC = dict( # module -> its public names
     heads=("max_pool_rois align_rois truncated_svd linear_cost low_rank_table fpn_level mask_targets "
         "mask_loss keypoint_targets keypoint_one_hot keypoint_loss decode_keypoints"),
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

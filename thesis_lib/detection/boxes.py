@@ -26,13 +26,19 @@ def check_boxes(
 )->torch.Tensor: # (n 4) float
     "Boxes as a tensor; DataError for another shape, NaN, or a box without area"
     t = torch.as_tensor(boxes)
-    if not t.is_floating_point(): t = t.float()
-    if t.numel() == 0 and t.shape[-1:] in ((0,), (4,)): return t.reshape(0, 4)
-    if t.dim() != 2 or t.shape[1] != 4: raise DataError(f"{name} has shape {tuple(t.shape)}: expected (n, 4), x1 y1 x2 y2 each")
-    for i in (~t.isfinite().all(1)).nonzero()[:1, 0].tolist(): raise DataError(f"{name}: box {i} holds NaN or infinity, expected finite numbers")
+    if not t.is_floating_point():
+        t = t.float()
+    if t.numel() == 0 and t.shape[-1:] in ((0,), (4,)):
+        return t.reshape(0, 4)
+    if t.dim() != 2 or t.shape[1] != 4:
+        raise DataError(f"{name} has shape {tuple(t.shape)}: expected (n, 4), x1 y1 x2 y2 each")
+    for i in (~t.isfinite().all(1)).nonzero()[:1, 0].tolist():
+        raise DataError(f"{name}: box {i} holds NaN or infinity, expected finite numbers")
     for i in (~(t[:, 2:] > t[:, :2]).all(1)).nonzero()[:1, 0].tolist():
         box = [round(v, 2) for v in t[i].tolist()]
-        raise DataError(f"{name}: box {i} is {box} and has no area, expected x1 < x2 and y1 < y2 (x, y, w, h is another convention)")
+        raise DataError(
+            f"{name}: box {i} is {box} and has no area, expected x1 < x2 and y1 < y2 (x, y, w, h is another convention)"
+        )
     return t
 
 def show_boxes(
@@ -50,11 +56,16 @@ def show_boxes(
     show_image(ax, image, title=title)
     for i, ((x1, y1, x2, y2), c) in enumerate(zip(boxes, colors)):
         ax.add_patch(Rectangle((x1 - .5, y1 - .5), x2 - x1, y2 - y1, fill=False, ec=c, lw=width))
-        if labels is not None: ax.text(x1 + .5, y1, labels[i], fontsize=6, color="white", va="top", bbox=dict(facecolor=c, edgecolor="none", pad=1))
+        if labels is not None:
+            ax.text(
+                x1 + 0.5, y1, labels[i], fontsize=6, color="white", va="top",
+                bbox=dict(facecolor=c, edgecolor="none", pad=1),
+            )
     return ax
 
 # %% ../../nbs/detection/01_boxes.ipynb #99828c9a
-def synthetic_scene(seed=0, w=192, h=128, people=2): # image (h w 3) uint8, boxes (n 4), keypoints (n 17 3), masks (n h w)
+# image (h w 3) uint8, boxes (n 4), keypoints (n 17 3), masks (n h w)
+def synthetic_scene(seed=0, w=192, h=128, people=2):
     rng = np.random.default_rng(seed)
     tiles = rng.integers(110, 200, (h // 16, w // 16, 1)) + rng.integers(-15, 15, 3)
     image = cv2.GaussianBlur(tiles.astype(np.uint8).repeat(16, 0).repeat(16, 1), (15, 15), 0)
@@ -66,14 +77,18 @@ def synthetic_scene(seed=0, w=192, h=128, people=2): # image (h w 3) uint8, boxe
         scale = rng.uniform(.5, .9) * h / 2
         person = standing_pose(COCO17) * scale + ((i + rng.uniform(.4, .6)) * w / people, h - 2.15 * scale)
         keypoints[i, :, :2] = person + .5 # from pixel centres to corners
-        at = lambda j: tuple(np.round(person[j]).astype(int).tolist())
+        def at(j): return tuple(np.round(person[j]).astype(int).tolist())
         trousers, shirt, skin = rng.integers(20, 90, 3).tolist(), rng.integers(40, 230, 3).tolist(), (214, 176, 150)
         strokes = [(b, trousers) for b in ((11, 13), (13, 15), (12, 14), (14, 16))]
-        strokes += [(b, shirt) for b in ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (5, 12), (6, 11))]
+        strokes += [
+            (b, shirt) for b in ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (5, 12), (6, 11))
+        ]
         for (a, b), color in strokes:
-            for canvas, value in ((image, color), (mask, 1)): cv2.line(canvas, at(a), at(b), value, round(.22 * scale))
+            for canvas, value in ((image, color), (mask, 1)):
+                cv2.line(canvas, at(a), at(b), value, round(.22 * scale))
         face = tuple(np.round(person[:5].mean(0)).astype(int).tolist())
-        for canvas, value in ((image, skin), (mask, 1)): cv2.circle(canvas, face, round(.17 * scale), value, -1)
+        for canvas, value in ((image, skin), (mask, 1)):
+            cv2.circle(canvas, face, round(.17 * scale), value, -1)
     boxes = torchvision.ops.masks_to_boxes(torch.from_numpy(masks)) + torch.tensor([0, 0, 1, 1])
     noisy = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
     return noisy, boxes.float(), torch.from_numpy(keypoints).float(), torch.from_numpy(masks)
@@ -86,8 +101,10 @@ def greedy_nms(
 )->torch.Tensor: # (m) indices of those that stay, falling scores
     "Non-maximum suppression, as `torchvision.ops.nms` does it; DataError for boxes as in `check_boxes`, or scores that do not fit or are NaN"
     boxes, scores = check_boxes(boxes), torch.as_tensor(scores)
-    if scores.shape != (len(boxes),): raise DataError(f"scores have shape {tuple(scores.shape)}: expected ({len(boxes)},), one a box")
-    if scores.isnan().any(): raise DataError("scores hold NaN, expected numbers")
+    if scores.shape != (len(boxes),):
+        raise DataError(f"scores have shape {tuple(scores.shape)}: expected ({len(boxes)},), one a box")
+    if scores.isnan().any():
+        raise DataError("scores hold NaN, expected numbers")
     order, kept = scores.argsort(descending=True, stable=True), []
     while len(order):
         best, order = order[0], order[1:]
@@ -108,7 +125,8 @@ def encode_boxes(
 )->torch.Tensor: # (n 4) t_x, t_y, t_w, t_h
     "Targets of box regression; DataError for boxes as in `check_boxes`, or another number of them"
     boxes, proposals = check_boxes(boxes), check_boxes(proposals, "proposals")
-    if len(boxes) != len(proposals): raise DataError(f"{len(boxes)} boxes with {len(proposals)} proposals: expected a proposal a box")
+    if len(boxes) != len(proposals):
+        raise DataError(f"{len(boxes)} boxes with {len(proposals)} proposals: expected a proposal a box")
     (b, bs), (p, ps) = _centres(boxes), _centres(proposals)
     return torch.cat([(b - p) / ps, (bs / ps).log()], 1) * torch.tensor(weights, dtype=boxes.dtype, device=boxes.device)
 
@@ -120,8 +138,11 @@ def decode_boxes(
     max_log_scale=MAX_LOG_SCALE, # cut t_w and t_h here
 )->torch.Tensor: # (n 4)
     "Boxes from proposals and what the regression said, the inverse of `encode_boxes`; DataError for shapes that differ"
-    proposals, t = check_boxes(proposals, "proposals"), torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float32)
-    if t.shape != proposals.shape: raise DataError(f"t has shape {tuple(t.shape)}: expected {tuple(proposals.shape)}, as the proposals")
+    proposals, t = (
+        check_boxes(proposals, "proposals"), torch.as_tensor(t, dtype=None if torch.is_tensor(t) else torch.float32),
+    )
+    if t.shape != proposals.shape:
+        raise DataError(f"t has shape {tuple(t.shape)}: expected {tuple(proposals.shape)}, as the proposals")
     t = t / torch.tensor(weights, dtype=t.dtype, device=t.device)
     p, ps = _centres(proposals)
     b, bs = p + ps * t[:, :2], ps * t[:, 2:].clamp(max=max_log_scale).exp()

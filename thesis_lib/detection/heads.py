@@ -19,8 +19,10 @@ __all__ = ['max_pool_rois', 'align_rois', 'truncated_svd', 'linear_cost', 'low_r
 
 # %% ../../nbs/detection/03_heads.ipynb #88fff3e3
 def _rois(features, boxes): # -> rois (n 5): index of the image, box
-    if features.dim() != 4: raise DataError(f"features have shape {tuple(features.shape)}: expected (b, c, h, w)")
-    if isinstance(boxes, torch.Tensor) or len(boxes) != len(features): raise DataError(f"boxes: expected a list of (n, 4), one of {len(features)} images each")
+    if features.dim() != 4:
+        raise DataError(f"features have shape {tuple(features.shape)}: expected (b, c, h, w)")
+    if isinstance(boxes, torch.Tensor) or len(boxes) != len(features):
+        raise DataError(f"boxes: expected a list of (n, 4), one of {len(features)} images each")
     rois = [F.pad(check_boxes(b, f"boxes of image {i}").to(features), (1, 0), value=i) for i, b in enumerate(boxes)]
     return torch.cat(rois) if rois else features.new_zeros(0, 5)
 
@@ -42,7 +44,8 @@ def max_pool_rois(
             top, bottom = (min(max(y1 + v, 0), h) for v in (r * height // size, -(-(r + 1) * height // size)))
             for c in range(size):
                 left, right = (min(max(x1 + v, 0), w) for v in (c * width // size, -(-(c + 1) * width // size)))
-                if top < bottom and left < right: pooled[:, r, c] = features[int(image), :, top:bottom, left:right].amax((1, 2))
+                if top < bottom and left < right:
+                    pooled[:, r, c] = features[int(image), :, top:bottom, left:right].amax((1, 2))
     return out
 
 # %% ../../nbs/detection/03_heads.ipynb #6c36c913
@@ -58,17 +61,21 @@ def align_rois(
     "RoI align of Mask R-CNN, as `torchvision.ops.roi_align` does it; DataError for boxes as in `check_boxes`, or not one tensor an image"
     rois, (h, w) = _rois(features, boxes), features.shape[2:]
     corner, extent = rois[:, 1:3] * scale - .5 * aligned, (rois[:, 3:] - rois[:, 1:3]) * scale
-    if not aligned: extent = extent.clamp(min=1)
+    if not aligned:
+        extent = extent.clamp(min=1)
     steps = (torch.arange(size * samples, device=rois.device) + .5) / (size * samples)
     x, y = (corner[:, i, None] + extent[:, i, None] * steps for i in (0, 1)) # (n size*samples)
     grid = torch.stack(torch.broadcast_tensors((x[:, None] + .5) * 2 / w - 1, (y[:, :, None] + .5) * 2 / h - 1), -1)
     read = F.grid_sample(features[rois[:, 0].long()], grid, padding_mode="border", align_corners=False)
     near = ((y >= -1) & (y <= h))[:, :, None] & ((x >= -1) & (x <= w))[:, None]
-    return F.avg_pool2d(read * near[:, None], samples) if len(rois) else read.new_zeros(0, features.shape[1], size, size)
+    return (
+        F.avg_pool2d(read * near[:, None], samples) if len(rois) else read.new_zeros(0, features.shape[1], size, size)
+    )
 
 # %% ../../nbs/detection/03_heads.ipynb #8e889082
 def _linear(layer):
-    if not isinstance(layer, nn.Linear): raise DataError(f"layer is {type(layer).__name__}: expected torch.nn.Linear")
+    if not isinstance(layer, nn.Linear):
+        raise DataError(f"layer is {type(layer).__name__}: expected torch.nn.Linear")
     return layer
 
 def truncated_svd(
@@ -77,21 +84,33 @@ def truncated_svd(
 )->nn.Sequential: # two layers: in -> rank without bias, rank -> out
     "A fully connected layer as two of low rank (Girshick 2015, section 3.1); DataError for another layer, or a rank not in 1 .. min(in, out)"
     full = min(_linear(layer).weight.shape)
-    if not 1 <= rank <= full: raise DataError(f"rank={rank}: expected 1 to {full} for a layer of {layer.in_features} inputs and {layer.out_features} outputs")
+    if not 1 <= rank <= full:
+        raise DataError(
+            f"rank={rank}: expected 1 to {full} for a layer of {layer.in_features} inputs and {layer.out_features} outputs"
+        )
     w = layer.weight.detach()
     u, s, vt = torch.linalg.svd(w.double(), full_matrices=False)
     kind = dict(dtype=w.dtype, device=w.device)
-    first, second = nn.Linear(layer.in_features, rank, bias=False, **kind), nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **kind)
+    first, second = (
+        nn.Linear(layer.in_features, rank, bias=False, **kind),
+        nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **kind),
+    )
     with torch.no_grad():
-        first.weight.copy_(s[:rank, None] * vt[:rank]); second.weight.copy_(u[:, :rank])
-        if layer.bias is not None: second.bias.copy_(layer.bias)
+        first.weight.copy_(s[:rank, None] * vt[:rank])
+        second.weight.copy_(u[:, :rank])
+        if layer.bias is not None:
+            second.bias.copy_(layer.bias)
     return nn.Sequential(first, second).train(layer.training)
 
+# %% ../../nbs/detection/03_heads.ipynb #9f57fd17
 def linear_cost(
     module:nn.Module,
 )->dict: # {"parameters": int, "macs": int}
     "Parameters of a module, and multiply-accumulates of its fully connected layers for one row of input."
-    return dict(parameters=sum(p.numel() for p in module.parameters()), macs=sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear)))
+    return dict(
+        parameters=sum(p.numel() for p in module.parameters()),
+        macs=sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear)),
+    )
 
 def low_rank_table(
     layer:nn.Linear,
@@ -106,7 +125,12 @@ def low_rank_table(
         for rank in ranks:
             low = truncated_svd(layer, rank)
             error = float((low(inputs) - wanted).norm() / (wanted - wanted.mean(0)).norm())
-            rows.append(dict(rank=rank, kept=float(s[:rank].sum() / s.sum()), error=error, **linear_cost(low), **{k: f(low) for k, f in measures.items()}))
+            rows.append(
+                dict(
+                    rank=rank, kept=float(s[:rank].sum() / s.sum()), error=error, **linear_cost(low),
+                    **{k: f(low) for k, f in measures.items()},
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/detection/03_heads.ipynb #7c2529eb
@@ -129,8 +153,10 @@ def mask_targets(
 )->torch.Tensor: # (n m m) 0 .. 1
     "What the mask head is to paint: each mask seen through its box; DataError for boxes as in `check_boxes`, or another number of masks"
     boxes, masks = check_boxes(boxes), torch.as_tensor(masks)
-    if masks.dim() != 3 or len(masks) != len(boxes): raise DataError(f"masks have shape {tuple(masks.shape)}: expected ({len(boxes)}, h, w), one a box")
-    if not len(boxes): return torch.zeros(0, m, m)
+    if masks.dim() != 3 or len(masks) != len(boxes):
+        raise DataError(f"masks have shape {tuple(masks.shape)}: expected ({len(boxes)}, h, w), one a box")
+    if not len(boxes):
+        return torch.zeros(0, m, m)
     return roi_align(masks[:, None].to(boxes), list(boxes[:, None]), m, 1.)[:, 0]
 
 def mask_loss(
@@ -142,7 +168,8 @@ def mask_loss(
     n, _, *size = logits.shape
     if tuple(targets.shape) != (n, *size) or len(classes) != n:
         raise DataError(f"targets {tuple(targets.shape)} with {len(classes)} classes: expected {(n, *size)} and {n}")
-    if not n: return logits.sum() * 0
+    if not n:
+        return logits.sum() * 0
     return F.binary_cross_entropy_with_logits(logits[torch.arange(n, device=logits.device), classes], targets)
 
 # %% ../../nbs/detection/03_heads.ipynb #6d56d70e
@@ -159,7 +186,8 @@ def keypoint_targets(
     if p.dim() != 3 or p.shape[2] != 3 or len(p) != len(boxes):
         raise DataError(f"keypoints have shape {tuple(p.shape)}: expected ({len(boxes)}, k, 3), one person a box")
     seen = p[..., 2] > 0
-    if not p[..., :2][seen].isfinite().all(): raise DataError("keypoints: a labelled one is NaN or infinite, expected finite numbers")
+    if not p[..., :2][seen].isfinite().all():
+        raise DataError("keypoints: a labelled one is NaN or infinite, expected finite numbers")
     near, far = boxes[:, None, :2], boxes[:, None, 2:]
     cell = ((p[..., :2].nan_to_num() - near) * (m / (far - near))).floor()
     cell = torch.where(p[..., :2] == far, m - 1, cell) # on the far edge: still the last cell
@@ -182,7 +210,8 @@ def keypoint_loss(
     "Cross-entropy of a softmax over the places of each map, mean over the keypoints that count; DataError for shapes that do not fit"
     if logits.shape[:2] != index.shape or logits.shape[2] != logits.shape[3]:
         raise DataError(f"logits have shape {tuple(logits.shape)}: expected {(*index.shape, 'm', 'm')}")
-    if not valid.any(): return logits.sum() * 0
+    if not valid.any():
+        return logits.sum() * 0
     return -logits.flatten(2).log_softmax(2).gather(2, index[..., None])[..., 0][valid].mean()
 
 # %% ../../nbs/detection/03_heads.ipynb #a4f3a511
@@ -194,7 +223,8 @@ def decode_keypoints(
     boxes, logits = check_boxes(boxes), torch.as_tensor(logits)
     if logits.dim() != 4 or len(logits) != len(boxes):
         raise DataError(f"logits have shape {tuple(logits.shape)}: expected ({len(boxes)}, k, m, m), one person a box")
-    if not logits.isfinite().all(): raise DataError("logits hold NaN or infinity, expected finite numbers")
+    if not logits.isfinite().all():
+        raise DataError("logits hold NaN or infinity, expected finite numbers")
     points, scores = logits.new_zeros(*logits.shape[:2], 2), logits.new_zeros(logits.shape[:2])
     for i, (maps, box) in enumerate(zip(logits, boxes)):
         size = (box[2:] - box[:2]).clamp(min=1)

@@ -41,7 +41,8 @@ def graph_segments(
 )->np.ndarray: # (h w) region of each pixel, 0 ..
     "Graph-based segmentation (Felzenszwalb & Huttenlocher 2004); DataError if the image is no RGB picture of uint8, or scale is not above 0"
     image = _rgb(image)
-    if not scale > 0: raise DataError(f"scale={scale}: expected a number above 0")
+    if not scale > 0:
+        raise DataError(f"scale={scale}: expected a number above 0")
     return felzenszwalb(image, scale, sigma, round(scale if min_size is None else min_size))
 
 def show_segments(
@@ -64,15 +65,23 @@ COLOURS = dict(rgb=None, hsv=cv2.COLOR_RGB2HSV_FULL, lab=cv2.COLOR_RGB2LAB)
 def _histograms(channels, flat, n, bins, top): # (pixels c) in 0 .. top(c), region of each -> (n c*bins), rows sum to 1
     c = channels.shape[1]
     bin_ = np.minimum((channels * (bins / np.maximum(top, 1e-9))).astype(int), bins - 1) + bins * np.arange(c)
-    return np.bincount((flat[:, None] * c * bins + bin_).ravel(), minlength=n * c * bins).reshape(n, -1) / (c * np.bincount(flat, minlength=n))[:, None]
+    return (
+        np.bincount((flat[:, None] * c * bins + bin_).ravel(), minlength=n * c * bins).reshape(n, -1)
+        / (c * np.bincount(flat, minlength=n))[:, None]
+    )
 
 def _texture(image): # (h w 3) -> (h w 24) derivatives in 8 directions, their positive part
     image = image.astype(np.float32)
-    dx, dy = (np.stack([gaussian_filter(c, 1., order) for c in np.moveaxis(image, 2, 0)], 2) for order in ((0, 1), (1, 0)))
+    dx, dy = (
+        np.stack([gaussian_filter(c, 1.0, order) for c in np.moveaxis(image, 2, 0)], 2) for order in ((0, 1), (1, 0))
+    )
     return np.concatenate([np.maximum(dx * math.cos(a) + dy * math.sin(a), 0) for a in np.arange(8) * math.pi / 4], 2)
 
 def _neighbours(labels): # (h w) -> sorted pairs (m 2) of regions that touch, also at corners
-    steps = (labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:]), (labels[:-1, :-1], labels[1:, 1:]), (labels[1:, :-1], labels[:-1, 1:])
+    steps = (
+        (labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:]), (labels[:-1, :-1], labels[1:, 1:]),
+        (labels[1:, :-1], labels[:-1, 1:]),
+    )
     pairs = np.concatenate([np.stack([a.ravel(), b.ravel()], 1) for a, b in steps])
     return np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1), axis=0)
 
@@ -84,24 +93,33 @@ class _Regions:
         space = image if COLOURS[colours] is None else cv2.cvtColor(image, COLOURS[colours])
         texture = _texture(space).reshape(-1, 24)
         y, x = np.divmod(np.arange(h * w), w)
-        box = np.empty((n, 4)); box[:, :2], box[:, 2:] = max(h, w), 0
-        for at, low, high in ((0, x, x + 1), (1, y, y + 1)): np.minimum.at(box[:, at], flat, low); np.maximum.at(box[:, at + 2], flat, high)
-        room = lambda a: np.concatenate([a, np.zeros((n - 1, *a.shape[1:]))])
+        box = np.empty((n, 4))
+        box[:, :2], box[:, 2:] = max(h, w), 0
+        for at, low, high in ((0, x, x + 1), (1, y, y + 1)):
+            np.minimum.at(box[:, at], flat, low)
+            np.maximum.at(box[:, at + 2], flat, high)
+        def room(a): return np.concatenate([a, np.zeros((n - 1, *a.shape[1:]))])
         self.size, self.box, self.area = room(np.bincount(flat).astype(float)), room(box), h * w
         self.colour = room(_histograms(space.reshape(-1, 3).astype(float), flat, n, 25, 256))
         self.texture = room(_histograms(texture, flat, n, 10, texture.max(0)))
 
     def join(self, i, j, new):
         wi, wj = self.size[[i, j]] / self.size[[i, j]].sum()
-        for a in (self.colour, self.texture): a[new] = wi * a[i] + wj * a[j]
+        for a in (self.colour, self.texture):
+            a[new] = wi * a[i] + wj * a[j]
         self.size[new] = self.size[i] + self.size[j]
-        self.box[new, :2], self.box[new, 2:] = np.minimum(self.box[i, :2], self.box[j, :2]), np.maximum(self.box[i, 2:], self.box[j, 2:])
+        self.box[new, :2], self.box[new, 2:] = (
+            np.minimum(self.box[i, :2], self.box[j, :2]), np.maximum(self.box[i, 2:], self.box[j, 2:]),
+        )
 
     def alike(self, i, j, kinds): # indices (m), (m) -> (m)
         total, both = 0., self.size[i] + self.size[j]
         for name in ("colour", "texture"):
-            if name in kinds: a = getattr(self, name); total = total + np.minimum(a[i], a[j]).sum(1)
-        if "size" in kinds: total = total + 1 - both / self.area
+            if name in kinds:
+                a = getattr(self, name)
+                total = total + np.minimum(a[i], a[j]).sum(1)
+        if "size" in kinds:
+            total = total + 1 - both / self.area
         sides = np.maximum(self.box[i, 2:], self.box[j, 2:]) - np.minimum(self.box[i, :2], self.box[j, :2])
         return total + ("fill" in kinds) * (1 - (sides.prod(1) - both) / self.area)
 
@@ -117,9 +135,11 @@ class Grouping:
     def at(self, regions) -> np.ndarray: # (h w) region of each pixel
         "The segmentation when this many regions are left; DataError for a number that never was."
         n = len(self.children) + 1
-        if not 1 <= regions <= n: raise DataError(f"regions={regions}: expected 1 to {n}")
+        if not 1 <= regions <= n:
+            raise DataError(f"regions={regions}: expected 1 to {n}")
         parent = np.arange(2 * n - 1)
-        for step in reversed(range(n - regions)): parent[self.children[step]] = parent[n + step]
+        for step in reversed(range(n - regions)):
+            parent[self.children[step]] = parent[n + step]
         return parent[self.labels]
 
 def group_regions(
@@ -132,10 +152,14 @@ def group_regions(
     "Hierarchical grouping of selective search; DataError for labels of another size than the image, an unknown similarity or colour space"
     image, labels = np.asarray(image), np.asarray(labels)
     if image.dtype != np.uint8 or image.shape != (*labels.shape, 3):
-        raise DataError(f"image {image.shape} {image.dtype} with labels {labels.shape}: expected (h, w, 3) uint8 and (h, w)")
-    if colours not in COLOURS: raise DataError(f"colours={colours!r}: expected one of {', '.join(COLOURS)}")
+        raise DataError(
+            f"image {image.shape} {image.dtype} with labels {labels.shape}: expected (h, w, 3) uint8 and (h, w)"
+        )
+    if colours not in COLOURS:
+        raise DataError(f"colours={colours!r}: expected one of {', '.join(COLOURS)}")
     for s in similarities or [None]:
-        if s not in SIMILARITIES: raise DataError(f"similarity {s!r}: expected some of {', '.join(SIMILARITIES)}")
+        if s not in SIMILARITIES:
+            raise DataError(f"similarity {s!r}: expected some of {', '.join(SIMILARITIES)}")
     labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     regions = _Regions(image, labels, colours)
     return Grouping(labels, regions.box, *_join_all(regions, _neighbours(labels), similarities))
@@ -144,19 +168,28 @@ def group_regions(
 def _join_all(regions, pairs, kinds): # -> children (n - 1, 2), similarity (n - 1)
     n = (len(regions.size) + 1) // 2
     near, steps = [set() for _ in regions.size], []
-    for i, j in pairs.tolist(): near[i].add(j); near[j].add(i)
-    queue = [(-s, i, j) for s, (i, j) in zip(regions.alike(*pairs.T, kinds).tolist(), pairs.tolist())] if len(pairs) else []
+    for i, j in pairs.tolist():
+        near[i].add(j)
+        near[j].add(i)
+    queue = (
+        [(-s, i, j) for s, (i, j) in zip(regions.alike(*pairs.T, kinds).tolist(), pairs.tolist())] if len(pairs) else []
+    )
     heapq.heapify(queue)
     while len(steps) < n - 1:
         s, i, j = heapq.heappop(queue)
-        if near[i] is None or near[j] is None: continue # joined to another one meanwhile
+        if near[i] is None or near[j] is None:
+            continue # joined to another one meanwhile
         new = n + len(steps)
-        regions.join(i, j, new); steps.append((i, j, -s))
+        regions.join(i, j, new)
+        steps.append((i, j, -s))
         near[new] = (near[i] | near[j]) - {i, j}
         near[i] = near[j] = None
         around = sorted(near[new])
-        for k in around: near[k] -= {i, j}; near[k].add(new)
-        for s, k in zip(regions.alike(np.array(around, int), np.full(len(around), new), kinds).tolist(), around): heapq.heappush(queue, (-s, k, new))
+        for k in around:
+            near[k] -= {i, j}
+            near[k].add(new)
+        for s, k in zip(regions.alike(np.array(around, int), np.full(len(around), new), kinds).tolist(), around):
+            heapq.heappush(queue, (-s, k, new))
     joined = np.array(steps).reshape(-1, 3)
     return joined[:, :2].astype(int), joined[:, 2]
 
@@ -180,7 +213,8 @@ def selective_search(
             labels = graph_segments(painted, scale, **segmentation)
             for kinds in similarities:
                 found = group_regions(image, labels, kinds, colours=space).boxes[::-1]
-                boxes.append(found); priority.append(rng.random(len(found)) * np.arange(1, len(found) + 1))
+                boxes.append(found)
+                priority.append(rng.random(len(found)) * np.arange(1, len(found) + 1))
     boxes, priority = np.concatenate(boxes or [np.zeros((0, 4))]), np.concatenate(priority or [[]])
     boxes = boxes[np.argsort(priority, kind="stable")]
     boxes = boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])]
@@ -206,7 +240,10 @@ class ProposalRecall:
 
     def table(self, counts=(1, 10, 100, 1000)) -> pd.DataFrame: # columns proposals, recall, lo, hi, boxes
         "Recall by number of proposals, with its interval."
-        return pd.DataFrame([(n, self.at(n), *self.interval(n), len(self.rank)) for n in counts], columns=["proposals", "recall", "lo", "hi", "boxes"])
+        return pd.DataFrame(
+            [(n, self.at(n), *self.interval(n), len(self.rank)) for n in counts],
+            columns=["proposals", "recall", "lo", "hi", "boxes"],
+        )
 
 # %% ../../nbs/detection/02_proposals.ipynb #3f6a1c52
 def proposal_recall(
@@ -215,15 +252,20 @@ def proposal_recall(
     threshold=.5, # least IoU
 )->ProposalRecall:
     "Recall of proposals; DataError if the lists differ in length, a box has no area, no image has a true box, or the threshold is not in 0 .. 1"
-    if len(boxes) != len(proposals): raise DataError(f"boxes of {len(boxes)} images with proposals of {len(proposals)}: expected as many")
-    if not 0 < threshold <= 1: raise DataError(f"threshold={threshold}: expected an IoU above 0, at most 1")
+    if len(boxes) != len(proposals):
+        raise DataError(f"boxes of {len(boxes)} images with proposals of {len(proposals)}: expected as many")
+    if not 0 < threshold <= 1:
+        raise DataError(f"threshold={threshold}: expected an IoU above 0, at most 1")
     rank, best, image = [], [], []
     for i, (b, p) in enumerate(zip(boxes, proposals)):
         b, p = check_boxes(b, f"boxes of image {i}").cpu(), check_boxes(p, f"proposals of image {i}").cpu()
         iou = F.pad(box_iou(b.double(), p.double()), (0, 1)) # no proposal at all: IoU 0
         hit = iou >= threshold
-        rank.append(torch.where(hit.any(1), hit.int().argmax(1) + 1., torch.inf)); best.append(iou.amax(1)); image += [i] * len(b)
-    if not image: raise DataError(f"boxes: none in {len(boxes)} images, expected at least one")
+        rank.append(torch.where(hit.any(1), hit.int().argmax(1) + 1., torch.inf))
+        best.append(iou.amax(1))
+        image += [i] * len(b)
+    if not image:
+        raise DataError(f"boxes: none in {len(boxes)} images, expected at least one")
     return ProposalRecall(torch.cat(rank).numpy(), torch.cat(best).numpy(), np.array(image), threshold)
 
 # %% ../../nbs/detection/02_proposals.ipynb #9b27d40e
@@ -237,9 +279,14 @@ def plot_recall(
     for i, (name, r) in enumerate(curves.items()):
         last = np.isfinite(r.rank)
         n = np.unique(np.round(np.geomspace(1, max(r.rank[last].max() if last.any() else 1, 1000), 80)))
-        ax.plot(n, [r.at(k) for k in n], drawstyle="steps-post", color=f"C{i}", ls=("-", "--", ":", "-.")[i % 4], label=name)
+        ax.plot(
+            n, [r.at(k) for k in n], drawstyle="steps-post", color=f"C{i}", ls=("-", "--", ":", "-.")[i % 4], label=name
+        )
     threshold = {r.threshold for r in curves.values()}
-    ax.set(xscale="log", ylim=(0, 1.02), xlabel="proposals an image", ylabel="recall" + (f" at IoU {threshold.pop():g}" if len(threshold) == 1 else ""))
+    ax.set(
+        xscale="log", ylim=(0, 1.02), xlabel="proposals an image",
+        ylabel="recall" + (f" at IoU {threshold.pop():g}" if len(threshold) == 1 else ""),
+    )
     fig.legend(loc="outside center right")
     plt.close(fig)
     return fig

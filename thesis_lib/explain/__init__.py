@@ -21,4 +21,6 @@ _PUBLIC = dict( # module -> its public names
     inversions=("OUTCOMES Inversions find_inversions BoneLengths bone_lengths Correction correct_inversions "
         "plot_inversions"),
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

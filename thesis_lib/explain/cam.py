@@ -32,26 +32,40 @@ class KeypointTarget:
     "The peak of the heatmap of joint `k`, in one stack of several; DataError for an output that is no heatmaps"
     def __init__(self, k:int, stack:int=-1): self.k, self.stack = k, stack
     def __call__(self, heatmaps): # (k h w) or (s k h w) of one image
-        if heatmaps.dim() not in (3, 4): raise DataError(f"target: expected heatmaps (k h w) or (s k h w) of one image, got {tuple(heatmaps.shape)}")
+        if heatmaps.dim() not in (3, 4):
+            raise DataError(f"target: expected heatmaps (k h w) or (s k h w) of one image, got {tuple(heatmaps.shape)}")
         return (heatmaps[self.stack] if heatmaps.dim() == 4 else heatmaps)[self.k].amax()
 
 class _OneTensor(nn.Module): # a network whose list of outputs, one a stack, is one tensor (b s ..)
-    def __init__(self, model): super().__init__(); self.model = model
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
     def forward(self, x): return torch.stack([*out], 1) if isinstance(out := self.model(x), (list, tuple)) else out
 
 def _targets(target, n): # -> n callables
-    many = list(target) if isinstance(target, (list, tuple, np.ndarray, torch.Tensor)) and np.ndim(target) else [target] * n
-    if len(many) != n: raise DataError(f"target: expected one, or {n}, one an image; got {len(many)}")
+    many = (
+        list(target)
+        if isinstance(target, (list, tuple, np.ndarray, torch.Tensor)) and np.ndim(target)
+        else [target] * n
+    )
+    if len(many) != n:
+        raise DataError(f"target: expected one, or {n}, one an image; got {len(many)}")
     return [t if callable(t) else ClassifierOutputTarget(int(t)) for t in many]
 
 # %% ../../nbs/explain/02_cam.ipynb #1c0b5625
 def _as_map(x, grid, layer): # (b c h w), or tokens (b n d) with or without prefix -> (b c h w)
     shape = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-    if shape == type(x).__name__ or x.dim() not in (3, 4): raise DataError(f"layer {layer!r} gives {shape}: expected a map (b c h w) or tokens (b n d)")
-    if x.dim() == 4: return x
-    if grid is None: raise DataError(f"layer {layer!r} gives tokens {shape}: expected their grid (w, h)")
+    if shape == type(x).__name__ or x.dim() not in (3, 4):
+        raise DataError(f"layer {layer!r} gives {shape}: expected a map (b c h w) or tokens (b n d)")
+    if x.dim() == 4:
+        return x
+    if grid is None:
+        raise DataError(f"layer {layer!r} gives tokens {shape}: expected their grid (w, h)")
     first = x.shape[1] - grid[0] * grid[1]
-    if first < 0: raise DataError(f"layer {layer!r} gives tokens {shape}: expected at least the {grid[0] * grid[1]} of a grid of {grid[0]} x {grid[1]}")
+    if first < 0:
+        raise DataError(
+            f"layer {layer!r} gives tokens {shape}: expected at least the {grid[0] * grid[1]} of a grid of {grid[0]} x {grid[1]}"
+        )
     return x[:, first:].mT.unflatten(2, grid[::-1])
 
 def _unit(maps): # each map between 0 and 1; one that is constant becomes 0
@@ -59,17 +73,22 @@ def _unit(maps): # each map between 0 and 1; one that is constant becomes 0
     return maps / np.where((top := maps.max((1, 2), keepdims=True)) > 0, top, 1)
 
 # %% ../../nbs/explain/02_cam.ipynb #07d2ba75
-CAM_METHODS = ("GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "GradCAMElementWise", "LayerCAM", "ShapleyCAM", "EigenGradCAM", "EigenCAM", "KPCA_CAM", "FEM", "RandomCAM",
-               "ScoreCAM", "AblationCAM", "FullGrad")
+CAM_METHODS = (
+    "GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "GradCAMElementWise", "LayerCAM", "ShapleyCAM",
+    "EigenGradCAM", "EigenCAM", "KPCA_CAM", "FEM", "RandomCAM", "ScoreCAM", "AblationCAM", "FullGrad",
+)
 
 def _cam(method, model, module, reshape): # the explainer of that name
-    if method not in CAM_METHODS: raise DataError(f"method {method!r} is unknown: expected one of {', '.join(CAM_METHODS)}")
-    own = dict(ablation_layer=pytorch_grad_cam.AblationLayer()) if method == "AblationCAM" else {} # the library shares one, which keeps the last activations alive
+    if method not in CAM_METHODS:
+        raise DataError(f"method {method!r} is unknown: expected one of {', '.join(CAM_METHODS)}")
+    # the library shares one, which keeps the last activations alive
+    own = dict(ablation_layer=pytorch_grad_cam.AblationLayer()) if method == "AblationCAM" else {}
     return getattr(pytorch_grad_cam, method)(_OneTensor(model), [module], reshape, **own)
 
 def _release(cam, module): # also where an error left the ablation layer in the place of the module
     cam.activations_and_grads.release()
-    if hasattr(cam, "ablation_layer"): replace_layer_recursive(cam.model, cam.ablation_layer, module)
+    if hasattr(cam, "ablation_layer"):
+        replace_layer_recursive(cam.model, cam.ablation_layer, module)
 
 # %% ../../nbs/explain/02_cam.ipynb #8a1d478b
 def grad_cam(
@@ -85,19 +104,26 @@ def grad_cam(
     "What speaks for the target at a layer (Selvaraju et al. 2017, and relatives); DataError for a method or layer that is missing, has no map, or that the target does not depend on"
     targets, module = _targets(target, len(images)), find_layer(model, layer)
     reshape, maps, depends = partial(_as_map, grid=grid or getattr(model, "grid", None), layer=layer), [], False
-    with undisturbed(model), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): # the library's bars and remarks
+    # the library's bars and remarks
+    with undisturbed(model), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         cam = _cam(method, model, module, reshape)
         found = cam.activations_and_grads
         try:
             for i in range(0, len(images), batch_size):
                 part = images[i:i+batch_size].to(cam.device).detach().requires_grad_()
-                try: maps.append(cam(part, targets[i:i+batch_size]))
-                except IndexError as e: raise DataError(f"target: the output has no such class or joint ({e})") from e
+                try:
+                    maps.append(cam(part, targets[i:i+batch_size]))
+                except IndexError as e:
+                    raise DataError(f"target: the output has no such class or joint ({e})") from e
                 except AttributeError as e:
-                    if found.gradients: raise
+                    if found.gradients:
+                        raise
                     raise DataError(f"layer {layer!r}: the target does not depend on its output") from e
-                depends = depends or method == "FullGrad" or not cam.uses_gradients or any(g.any() for g in found.gradients)
-        finally: _release(cam, module)
+                depends = (
+                    depends or method == "FullGrad" or not cam.uses_gradients or any(g.any() for g in found.gradients)
+                )
+        finally:
+            _release(cam, module)
     if not depends:
         why = "after the last attention of a ViT only the class token is read, take the norm before it, such as 'blocks.-1.norm1'"
         raise DataError(f"layer {layer!r}: the gradient of the target is zero all over its map ({why})")
@@ -120,7 +146,9 @@ def attention_rollout(
             for weights in maps.values():
                 step = weights.float().mean(1)
                 if not w * h < step.shape[1] == step.shape[2]:
-                    raise DataError(f"{type(model).__name__}: attention rollout reads a class token before the tokens of `grid`, this model has none")
+                    raise DataError(
+                        f"{type(model).__name__}: attention rollout reads a class token before the tokens of `grid`, this model has none"
+                    )
                 step = (step + torch.eye(step.shape[1], device=device)) / 2
                 flow = step if flow is None else step @ flow
             rows.append(flow[:, 0, -w*h:].unflatten(1, (h, w)).cpu().numpy())
@@ -129,8 +157,10 @@ def attention_rollout(
 # %% ../../nbs/explain/02_cam.ipynb #9e801248
 def _both(maps, masks): # checked arrays
     maps, masks = np.asarray(maps, np.float32), np.asarray(masks)
-    if maps.ndim != 3 or maps.shape != masks.shape: raise DataError(f"maps and masks: expected two of shape (b h w), got {maps.shape} and {masks.shape}")
-    if masks.dtype != bool: raise DataError(f"masks are {masks.dtype}: expected truth values")
+    if maps.ndim != 3 or maps.shape != masks.shape:
+        raise DataError(f"maps and masks: expected two of shape (b h w), got {maps.shape} and {masks.shape}")
+    if masks.dtype != bool:
+        raise DataError(f"masks are {masks.dtype}: expected truth values")
     return maps, masks
 
 def pointing_game(
@@ -140,7 +170,13 @@ def pointing_game(
 )->np.ndarray: # (b) 1 hit, 0 miss, nan where the mask is empty
     "Does the maximum lie in the mask (Zhang et al. 2018)?"
     maps, masks = _both(maps, masks)
-    near = masks if not tolerance else np.stack([cv2.distanceTransform(np.uint8(~m), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= tolerance for m in masks])
+    near = (
+        masks
+        if not tolerance
+        else np.stack(
+            [cv2.distanceTransform(np.uint8(~m), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= tolerance for m in masks]
+        )
+    )
     top = maps == maps.max((1, 2), keepdims=True)
     return np.where(masks.any((1, 2)), (top & near).sum((1, 2)) / top.sum((1, 2)), np.nan)
 
@@ -157,9 +193,11 @@ def map_iou(
         cut = np.take_along_axis(-np.sort(-maps, 1), np.maximum(area, 1)[:, None] - 1, 1)
         above, tied = maps > cut, maps == cut
         kept = above + tied * ((area - above.sum(1)) / tied.sum(1))[:, None]
-    else: kept = maps >= threshold
+    else:
+        kept = maps >= threshold
     both = (kept * masks).sum(1)
-    with np.errstate(invalid="ignore"): return np.where(area, both / (area + kept.sum(1) - both), np.nan)
+    with np.errstate(invalid="ignore"):
+        return np.where(area, both / (area + kept.sum(1) - both), np.nan)
 
 # %% ../../nbs/explain/02_cam.ipynb #794b5923
 def random_maps(
@@ -176,7 +214,9 @@ def random_maps(
 # %% ../../nbs/explain/02_cam.ipynb #bf781db7
 def _score(outputs, targets): # probability of a class, or what a callable reads
     read = torch.stack([t(o) for t, o in zip(targets, outputs)]).float().cpu()
-    return torch.where(torch.tensor([isinstance(t, ClassifierOutputTarget) for t in targets]), read.sigmoid(), read).numpy()
+    return torch.where(
+        torch.tensor([isinstance(t, ClassifierOutputTarget) for t in targets]), read.sigmoid(), read
+    ).numpy()
 
 def deletion_insertion(
     model,
@@ -191,20 +231,27 @@ def deletion_insertion(
     "Probability of the target while the map's highest pixels go, or come (Petsiuk et al. 2018); equal pixels in random order"
     device = next(model.parameters()).device
     targets, x = _targets(target, len(images)), images.detach().to(device)
-    if np.shape(maps) != (shape := (len(x), *x.shape[2:])): raise DataError(f"maps have shape {np.shape(maps)}: expected {shape}, as the images")
-    if baseline not in ("blur", "mean"): raise DataError(f"baseline = {baseline!r}: expected 'blur' or 'mean'")
+    if np.shape(maps) != (shape := (len(x), *x.shape[2:])):
+        raise DataError(f"maps have shape {np.shape(maps)}: expected {shape}, as the images")
+    if baseline not in ("blur", "mean"):
+        raise DataError(f"baseline = {baseline!r}: expected 'blur' or 'mean'")
     sigma = (0, 0, x.shape[2] / 8, x.shape[3] / 8)
-    blurred = lambda: torch.from_numpy(gaussian_filter(x.cpu().numpy(), sigma, mode="nearest")).to(device)
+    def blurred(): return torch.from_numpy(gaussian_filter(x.cpu().numpy(), sigma, mode="nearest")).to(device)
     base = blurred() if baseline == "blur" else x.mean((2, 3), keepdim=True).expand_as(x)
     flat = np.reshape(maps, (len(x), -1))
     order = np.lexsort((np.random.default_rng(0).random(flat.shape), -flat)) # highest first
     rank, curves = torch.from_numpy(order.argsort(1) / order.shape[1]).view(len(x), 1, *x.shape[2:]).to(device), {}
     with undisturbed(model), torch.no_grad():
         for name, high, low in ("deletion", base, x), ("insertion", x, base):
-            def at(share, part): return _score(model(torch.where(rank[part] < share, high[part], low[part])), targets[part])
+            def at(share, part):
+                return _score(model(torch.where(rank[part] < share, high[part], low[part])), targets[part])
             parts = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
-            curves[f"{name}_curve"] = np.stack([np.concatenate([at(s, p) for p in parts]) for s in np.linspace(0, 1, steps + 1)], 1)
-    return {name: np.trapezoid(curves[f"{name}_curve"], dx=1/steps, axis=1) for name in ("deletion", "insertion")} | curves
+            curves[f"{name}_curve"] = np.stack(
+                [np.concatenate([at(s, p) for p in parts]) for s in np.linspace(0, 1, steps + 1)], 1
+            )
+    return {
+        name: np.trapezoid(curves[f"{name}_curve"], dx=1 / steps, axis=1) for name in ("deletion", "insertion")
+    } | curves
 
 # %% ../../nbs/explain/02_cam.ipynb #f55f1e78
 def stages(
@@ -213,8 +260,14 @@ def stages(
     "Parts with parameters, those of a sequence one by one"
     names = []
     for name, part in model.named_children():
-        names += [f"{name}.{i}" for i, _ in part.named_children()] if isinstance(part, (nn.Sequential, nn.ModuleList)) else [name]
-    return [n for n in names if [*model.get_submodule(n).parameters()]][::-1] + [""] * bool([*model.parameters(recurse=False)])
+        names += (
+            [f"{name}.{i}" for i, _ in part.named_children()]
+            if isinstance(part, (nn.Sequential, nn.ModuleList))
+            else [name]
+        )
+    return [n for n in names if [*model.get_submodule(n).parameters()]][::-1] + [""] * bool(
+        [*model.parameters(recurse=False)]
+    )
 
 @torch.no_grad()
 def randomised(
@@ -225,14 +278,17 @@ def randomised(
 )->nn.Module: # a copy
     "A copy whose last parts start anew (Adebayo et al. 2018); each depth goes on from the one before"
     names, model = stages(model), copy.deepcopy(model)
-    if not 0 <= depth <= len(names): raise DataError(f"depth = {depth}: expected 0 to {len(names)}, the number of stages of {type(model).__name__}")
+    if not 0 <= depth <= len(names):
+        raise DataError(f"depth = {depth}: expected 0 to {len(names)}, the number of stages of {type(model).__name__}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name in names[:depth]:
             for module in model.get_submodule(name).modules() if name else [model]:
-                if hasattr(module, "reset_parameters"): module.reset_parameters()
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
                 else:
-                    for p in module.parameters(recurse=False): p.copy_(torch.randn(p.shape) * p.std().cpu())
+                    for p in module.parameters(recurse=False):
+                        p.copy_(torch.randn(p.shape) * p.std().cpu())
     return model
 
 # %% ../../nbs/explain/02_cam.ipynb #d00d918a
@@ -241,8 +297,12 @@ def map_similarity(
 )->dict: # ssim (b), rank (b)
     "Structural similarity (Wang et al. 2004), and Spearman's rank correlation, `nan` where a map is constant"
     a, b = (np.asarray(m, np.float32) for m in (a, b))
-    if a.ndim != 3 or a.shape != b.shape: raise DataError(f"maps: expected two of shape (b h w), got {a.shape} and {b.shape}")
-    ssim = structural_similarity_index_measure(*(torch.from_numpy(m)[:, None] for m in (a, b)), data_range=1., reduction="none")
+    if a.ndim != 3 or a.shape != b.shape:
+        raise DataError(f"maps: expected two of shape (b h w), got {a.shape} and {b.shape}")
+    ssim = structural_similarity_index_measure(
+        *(torch.from_numpy(m)[:, None] for m in (a, b)), data_range=1.0, reduction="none"
+    )
     r = [(ranks := rankdata(m.reshape(len(m), -1), axis=1)) - ranks.mean(1, keepdims=True) for m in (a, b)]
-    with np.errstate(invalid="ignore"): rank = (r[0] * r[1]).sum(1) / np.sqrt((r[0]**2).sum(1) * (r[1]**2).sum(1))
+    with np.errstate(invalid="ignore"):
+        rank = (r[0] * r[1]).sum(1) / np.sqrt((r[0]**2).sum(1) * (r[1]**2).sum(1))
     return dict(ssim=ssim.numpy(), rank=rank)

@@ -36,8 +36,13 @@ def _axes(x, m, solver, seed): # centred (n d) -> variances (m), axes (m d)
         wide = x.shape[1] >= len(x)
         variance, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
         variance, vectors = variance[::-1][:m], vectors.T[::-1][:m]
-        variance = np.where(variance > 1e-12 * variance[0], variance, 0) # below, rounding alone is left, and no direction
-        axes = vectors @ x / np.sqrt(np.where(variance, variance, np.inf))[:, None] if wide else vectors * (variance > 0)[:, None]
+        # below, rounding alone is left, and no direction
+        variance = np.where(variance > 1e-12 * variance[0], variance, 0)
+        axes = (
+            vectors @ x / np.sqrt(np.where(variance, variance, np.inf))[:, None]
+            if wide
+            else vectors * (variance > 0)[:, None]
+        )
         variance = variance / (len(x) - 1)
     top = np.take_along_axis(axes, abs(axes).argmax(1)[:, None], 1)
     return variance, axes * np.where(top < 0, -1, 1)
@@ -73,7 +78,8 @@ class LatentPCA:
     @property
     def kept(self) -> int:
         "Number of leading components above noise; DataError if that was not asked."
-        if not len(self.null): raise DataError("this PCA was made with draws = 0: nothing is known about noise")
+        if not len(self.null):
+            raise DataError("this PCA was made with draws = 0: nothing is known about noise")
         return int((self.variance > self.null).cumprod().sum())
 
 # %% ../../nbs/explain/05_components.ipynb #2afe9348
@@ -86,21 +92,26 @@ def latent_pca(
     seed=0,
 )->LatentPCA:
     "Principal components with their spectrum and what noise would reach; DataError for NaN, constant latents, or fewer samples than components"
-    if solver not in ("exact", "randomised"): raise DataError(f"solver = {solver!r}: expected 'exact' or 'randomised'")
+    if solver not in ("exact", "randomised"):
+        raise DataError(f"solver = {solver!r}: expected 'exact' or 'randomised'")
     x = latent_rows(x, 3 if components is None else components + 1, f"{components or 2} components")
     most = min(len(x) - 1, x.shape[1])
     m = most if components is None else components
-    if not 1 <= m <= most: raise DataError(f"components = {m}: expected 1 to {most}, the number of columns or of samples less one")
+    if not 1 <= m <= most:
+        raise DataError(f"components = {m}: expected 1 to {most}, the number of columns or of samples less one")
     mean = x.mean(0)
     variance, axes = _axes(x - mean, m, solver, seed)
     null = permuted_spectrum(x, draws=draws, seed=seed)[:m] if draws else np.empty(0)
     return LatentPCA(mean, axes, variance, float(x.var(0, ddof=1).sum()), (x - mean) @ axes.T, null)
 
+# %% ../../nbs/explain/05_components.ipynb #94ead89a
 @patch
 def needed(self: LatentPCA, share=.9) -> int:
     "Number of components that hold this share of the variance; DataError if all of them together hold less."
     if self.share[-1] < share - 1e-9:
-        raise DataError(f"{len(self.variance)} components hold {self.share[-1]:.3f} of the variance: expected at least {share}, ask for more components")
+        raise DataError(
+            f"{len(self.variance)} components hold {self.share[-1]:.3f} of the variance: expected at least {share}, ask for more components"
+        )
     return int((self.share < share - 1e-9).sum()) + 1
 
 @patch
@@ -116,7 +127,8 @@ def rebuild(self: LatentPCA, scores) -> np.ndarray: # (n j) of the first j compo
 @patch
 def walk(self: LatentPCA, component:int, steps=(-3, -2, -1, 0, 1, 2, 3)) -> np.ndarray: # (len(steps) d)
     r"The rows $\bar z + c \sqrt{\lambda} v$ for each step $c$; DataError for a component that does not exist."
-    if not 0 <= component < len(self.axes): raise DataError(f"component = {component}: expected 0 to {len(self.axes) - 1}")
+    if not 0 <= component < len(self.axes):
+        raise DataError(f"component = {component}: expected 0 to {len(self.axes) - 1}")
     return self.mean + np.outer(steps, np.sqrt(self.variance[component]) * self.axes[component])
 
 # %% ../../nbs/explain/05_components.ipynb #7f239df3
@@ -135,7 +147,11 @@ def plot_spectrum(
         a.axvspan(pca.kept + .5, n[-1] + .5, color="#eeeeee", lw=0, zorder=0)
         a.set_title(f"{pca.kept} components above noise")
     shown = pca.variance > pca.variance[0] * 1e-7
-    a.set(xlabel="component", ylabel=r"variance $\lambda$", yscale="log", ylim=(pca.variance[shown].min() * .7, pca.variance[0] * 1.5), xlim=(.9, n[-1] * 1.1), xscale="log"); a.legend()
+    a.set(
+        xlabel="component", ylabel=r"variance $\lambda$", yscale="log",
+        ylim=(pca.variance[shown].min() * 0.7, pca.variance[0] * 1.5), xlim=(0.9, n[-1] * 1.1), xscale="log",
+    )
+    a.legend()
     b.plot(n, pca.share, color="C0")
     for s in shares:
         if pca.share[-1] >= s:
@@ -157,14 +173,19 @@ def draw_decoded(
 ):
     "Heatmaps of one pose, the highest at each pixel, and the skeleton of their peaks; DataError if there are not as many as joints"
     maps = torch.as_tensor(heatmaps).float()
-    if maps.dim() != 3 or len(maps) != skeleton.k: raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected ({skeleton.k}, h, w) for {skeleton.name}")
+    if maps.dim() != 3 or len(maps) != skeleton.k:
+        raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected ({skeleton.k}, h, w) for {skeleton.name}")
     keypoints, scores = decode(maps[None], "quarter")
     ax.imshow(maps.amax(0).clip(0, vmax), vmin=0, vmax=1.3 * vmax, cmap="Greys", interpolation="bilinear")
-    draw_skeleton(ax, keypoints[0], skeleton=skeleton, scores=(scores[0] / vmax).clip(0, 1).sqrt().numpy(), size=size, width=1.3)
+    draw_skeleton(
+        ax, keypoints[0], skeleton=skeleton, scores=(scores[0] / vmax).clip(0, 1).sqrt().numpy(), size=size, width=1.3
+    )
     ax.set(xlim=(-.5, maps.shape[2] - .5), ylim=(maps.shape[1] - .5, -.5), xticks=[], yticks=[])
-    for spine in ax.spines.values(): spine.set(visible=True, color="#cccccc", lw=.6)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#cccccc", lw=.6)
     return ax
 
+# %% ../../nbs/explain/05_components.ipynb #9298b0f9
 def show_walk(
     heatmaps, # (r s k h w): rows such as components, steps
     steps, # (s) above the columns
@@ -176,24 +197,35 @@ def show_walk(
 ):
     "Strips of decoded heatmaps along walks; DataError if steps or labels do not fit"
     maps = torch.as_tensor(heatmaps).float()
-    if maps.dim() != 5 or maps.shape[1] != len(steps): raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected (r, {len(steps)}, k, h, w), {len(steps)} steps a row")
-    if labels is not None and len(labels) != len(maps): raise DataError(f"labels: expected {len(maps)}, one a row, got {len(labels)}")
+    if maps.dim() != 5 or maps.shape[1] != len(steps):
+        raise DataError(
+            f"heatmaps have shape {tuple(maps.shape)}: expected (r, {len(steps)}, k, h, w), {len(steps)} steps a row"
+        )
+    if labels is not None and len(labels) != len(maps):
+        raise DataError(f"labels: expected {len(maps)}, one a row, got {len(labels)}")
     rows, n, k, h, w = maps.shape
-    if k != skeleton.k: raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected {skeleton.k} a step for {skeleton.name}")
-    fig, axes = plt.subplots(rows, n, figsize=(width, rows * width / (n + .2) * h / w + .2), squeeze=False, layout="constrained")
+    if k != skeleton.k:
+        raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected {skeleton.k} a step for {skeleton.name}")
+    fig, axes = plt.subplots(
+        rows, n, figsize=(width, rows * width / (n + 0.2) * h / w + 0.2), squeeze=False, layout="constrained"
+    )
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.01, hspace=.01)
     for i, j in np.ndindex(rows, n):
         draw_decoded(axes[i, j], maps[i, j], skeleton, vmax=float(maps.max()) if vmax is None else vmax)
-        if not i: axes[i, j].set_title(f"c = {steps[j]:+g}" if steps[j] else "mean", pad=2, fontsize=7)
-        if not j and labels is not None: axes[i, j].set_ylabel(labels[i], fontsize=7)
+        if not i:
+            axes[i, j].set_title(f"c = {steps[j]:+g}" if steps[j] else "mean", pad=2, fontsize=7)
+        if not j and labels is not None:
+            axes[i, j].set_ylabel(labels[i], fontsize=7)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/explain/05_components.ipynb #fd9949db
-def _fifths(n, groups, draws, seed): # rows to keep and rows left out, each group on one side; five draws in a row leave out every row once
+# rows to keep and rows left out, each group on one side; five draws in a row leave out every row once
+def _fifths(n, groups, draws, seed):
     (label, units), rng = number_groups(n, groups), np.random.default_rng(seed)
     for i in range(draws):
-        if i % 5 == 0: fifth = rng.permutation(np.arange(units) % 5)[label]
+        if i % 5 == 0:
+            fifth = rng.permutation(np.arange(units) % 5)[label]
         yield np.flatnonzero(fifth != i % 5), np.flatnonzero(fifth == i % 5)
 
 def reconstruction_error(
@@ -205,6 +237,7 @@ def reconstruction_error(
     x = np.asarray(x.x if isinstance(x, Latents) else x, float)
     return (((x - pca.mean)**2).sum(1) - (pca.project(x)[:, :components]**2).sum(1)).clip(0)
 
+# %% ../../nbs/explain/05_components.ipynb #0222349b
 def latent_noise(
     x, # `Latents`, or (n d)
     components=10, # of the truncated PCA
@@ -217,21 +250,26 @@ def latent_noise(
     x = latent_rows(x, 2 * components + 4, f"{components} components of four fifths of them")
     whole = latent_pca(x, seed=seed)
     rows, kept = whole.scores, whole.kept # the same distances in fewer columns
-    rank = lambda part: float(effective_rank(torch.from_numpy(part - part.mean(0))))
-    noise = lambda pca: 1 - pca.share[min(kept, len(pca.share)) - 1] if kept else 1.
+    def rank(part): return float(effective_rank(torch.from_numpy(part - part.mean(0))))
+    def noise(pca): return 1 - pca.share[min(kept, len(pca.share)) - 1] if kept else 1.
     errors, found = np.empty(len(x)), []
     for i, (most, rest) in enumerate(_fifths(len(x), groups, draws, seed)):
         part = latent_pca(rows[most], max(components, min(kept, len(most) - 1)), draws=0)
-        if i < 5: errors[rest] = reconstruction_error(part, rows[rest], components) / (whole.total * (1 - 1 / len(x)))
+        if i < 5:
+            errors[rest] = reconstruction_error(part, rows[rest], components) / (whole.total * (1 - 1 / len(x)))
         found.append((rank(rows[most]), noise(part)))
     (r, s), (a, b) = (rank(rows), noise(whole)), 2 * 1.96 * np.std(found, 0, ddof=1)
     low, high = bootstrap_ci(errors, groups=groups)
     use = np.array([r, r - a, r + a])
-    table = dict(effective_rank=use, effective_rank_share=use / rows.shape[1], error=(errors.mean(), low, high), noise=(s, max(s - b, 0), min(s + b, 1)))
+    table = dict(
+        effective_rank=use, effective_rank_share=use / rows.shape[1], error=(errors.mean(), low, high),
+        noise=(s, max(s - b, 0), min(s + b, 1)),
+    )
     return pd.DataFrame(table, index=["value", "lo", "hi"]).T.rename_axis("measure").assign(n=len(x))
 
 # %% ../../nbs/explain/05_components.ipynb #0db7cc6d
-def _products(x): # (n d) -> (n n) products of pairs of rows, each row and column with mean 0 and nothing on the diagonal
+# (n d) -> (n n) products of pairs of rows, each row and column with mean 0 and nothing on the diagonal
+def _products(x):
     x = x - x.mean(0)
     k, n = x @ x.T, len(x)
     np.fill_diagonal(k, 0)
@@ -245,7 +283,8 @@ def linear_cka(
 )->float: # at most 1
     "How far two latents place images alike, without bias; DataError for NaN, constant latents, other numbers of images, or fewer than 4"
     k, l = (_products(latent_rows(x, 4, "an alignment")) for x in (a, b))
-    if len(k) != len(l): raise DataError(f"latents of {len(k)} and of {len(l)} images: expected the same images")
+    if len(k) != len(l):
+        raise DataError(f"latents of {len(k)} and of {len(l)} images: expected the same images")
     return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
 
 def left_out(
@@ -257,5 +296,8 @@ def left_out(
     seed=0,
 )->dict: # value, ci
     "A statistic of all rows, with its 95 % interval from leaving out a fifth of them"
-    value, half = statistic(np.arange(n)), 2 * 1.96 * np.std([statistic(most) for most, _ in _fifths(n, groups, draws, seed)], ddof=1)
+    value, half = (
+        statistic(np.arange(n)),
+        2 * 1.96 * np.std([statistic(most) for most, _ in _fifths(n, groups, draws, seed)], ddof=1),
+    )
     return dict(value=float(value), ci=(float(value - half), float(value + half)))

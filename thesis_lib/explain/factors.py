@@ -28,28 +28,34 @@ def _holm(p): # adjusted p values; NaN stays NaN (Holm 1979)
     out[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return out
 
-def _ranks(v, w): # (n) values, (draws n) how often each is drawn -> (draws n) their ranks in each draw, equal values share theirs
+# (n) values, (draws n) how often each is drawn -> (draws n) their ranks in each draw, equal values share theirs
+def _ranks(v, w):
     order, code = np.argsort(v, kind="stable"), np.unique(v, return_inverse=True)[1]
     mass = np.add.reduceat(w[:, order], np.searchsorted(v[order], np.unique(v)), axis=1)
     return (mass.cumsum(1) - mass / 2)[:, code]
 
 def _spearman(a, b, w): # (n) scores, (draws n) ranks of the factor, (draws n) -> (draws)
-    mean = lambda v: (w * v).sum(1, keepdims=True) / w.sum(1, keepdims=True)
+    def mean(v): return (w * v).sum(1, keepdims=True) / w.sum(1, keepdims=True)
     a = _ranks(a, w)
     a, b = a - mean(a), b - mean(b)
-    with np.errstate(invalid="ignore", divide="ignore"): return (mean(a * b) / np.sqrt(mean(a * a) * mean(b * b)))[:, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (mean(a * b) / np.sqrt(mean(a * a) * mean(b * b)))[:, 0]
 
 def _cliff(a, b, w): # (n) members, 0 or 1 -> (draws): twice the difference of the mean ranks, in sample sizes
-    with np.errstate(invalid="ignore", divide="ignore"): return 2 * ((w * b) @ a / (w @ a) - (w * b) @ (1 - a) / (w @ (1 - a))) / w.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 2 * ((w * b) @ a / (w @ a) - (w * b) @ (1 - a) / (w @ (1 - a))) / w.sum(1)
 
 # %% ../../nbs/explain/07_factors.ipynb #c912f4ff
 def _numbers(factor): # a column -> (n) float64, NaN where missing
-    try: return factor.to_numpy(float, na_value=np.nan)
-    except (TypeError, ValueError): raise DataError(f"factor {factor.name!r} is {factor.dtype}: expected numbers or truth values") from None
+    try:
+        return factor.to_numpy(float, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise DataError(f"factor {factor.name!r} is {factor.dtype}: expected numbers or truth values") from None
 
 def _associations(columns, factors, measure, groups, draws, seed): # one row a column and factor
     n, rows = len(columns), []
-    if len(factors) != n: raise DataError(f"factors has {len(factors)} rows: expected {n}, one a sample")
+    if len(factors) != n:
+        raise DataError(f"factors has {len(factors)} rows: expected {n}, one a sample")
     weights = _replicates(n, groups, draws, seed)
     for name in factors:
         f = _numbers(factors[name])
@@ -66,10 +72,13 @@ def _associations(columns, factors, measure, groups, draws, seed): # one row a c
             rows.append((j, name, r[0, j], lo, hi, p, int(known.sum())))
     return rows
 
+# %% ../../nbs/explain/07_factors.ipynb #adee7fb0
 def _table(rows, column, value): # with the p values corrected
     frame = pd.DataFrame(rows, columns=[column, "factor", value, "lo", "hi", "p", "n"])
     frame["p_holm"] = _holm(frame.p)
-    return frame.sort_values([column, value], key=lambda s: s if s.name == column else -s.abs(), kind="stable").reset_index(drop=True)
+    return frame.sort_values(
+        [column, value], key=lambda s: s if s.name == column else -s.abs(), kind="stable"
+    ).reset_index(drop=True)
 
 def factor_correlations(
     scores, # (n m) such as those of the first components
@@ -80,7 +89,10 @@ def factor_correlations(
     seed=0,
 )->pd.DataFrame: # component, factor, r, lo, hi, p, n, p_holm; strongest first
     "Rank correlations of scores with known factors, with bootstrap intervals and Holm's correction; DataError if rows do not match"
-    return _table(_associations(latent_rows(scores, 3, "a correlation"), factors, _spearman, groups, draws, seed), "component", "r")
+    return _table(
+        _associations(latent_rows(scores, 3, "a correlation"), factors, _spearman, groups, draws, seed), "component",
+        "r",
+    )
 
 # %% ../../nbs/explain/07_factors.ipynb #58d75cd1
 def plot_factors(
@@ -95,10 +107,17 @@ def plot_factors(
     fig, ax = plt.subplots(figsize=(min(width, 1.5 + .48 * wide.shape[1]), .5 + .2 * len(wide)), layout="constrained")
     picture = ax.imshow(wide, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
     for i, j in np.ndindex(wide.shape):
-        v, style = wide.iat[i, j], dict(ha="center", va="center", fontsize=6.5, weight="bold" if sure.iat[i, j] else "normal")
-        if np.isfinite(v): ax.text(j, i, f"{v:+.2f}", color="white" if abs(v) > .7 else "black", **style)
-    ax.set(xticks=range(wide.shape[1]), xticklabels=wide.columns + 1, yticks=range(len(wide)), yticklabels=[str(f).replace("_", " ") for f in wide.index], xlabel=by)
-    ax.tick_params(length=0); fig.colorbar(picture, ax=ax, label="effect" if value == "delta" else value, ticks=[-1, 0, 1], shrink=.9)
+        v, style = (
+            wide.iat[i, j], dict(ha="center", va="center", fontsize=6.5, weight="bold" if sure.iat[i, j] else "normal"),
+        )
+        if np.isfinite(v):
+            ax.text(j, i, f"{v:+.2f}", color="white" if abs(v) > .7 else "black", **style)
+    ax.set(
+        xticks=range(wide.shape[1]), xticklabels=wide.columns + 1, yticks=range(len(wide)),
+        yticklabels=[str(f).replace("_", " ") for f in wide.index], xlabel=by,
+    )
+    ax.tick_params(length=0)
+    fig.colorbar(picture, ax=ax, label="effect" if value == "delta" else value, ticks=[-1, 0, 1], shrink=.9)
     plt.close(fig)
     return fig
 
@@ -115,13 +134,17 @@ def cluster_factors(
     labels = np.asarray(labels.labels if isinstance(labels, LatentClusters) else labels)
     members = (labels[:, None] == np.unique(labels)).astype(float)
     table = _table(_associations(members, factors, _cliff, groups, draws, seed), "cluster", "delta")
-    means = [(factors[f][labels == np.unique(labels)[c]].mean(), factors[f][labels != np.unique(labels)[c]].mean()) for c, f in zip(table.cluster, table.factor)]
+    means = [
+        (factors[f][labels == np.unique(labels)[c]].mean(), factors[f][labels != np.unique(labels)[c]].mean())
+        for c, f in zip(table.cluster, table.factor)
+    ]
     return table.assign(inside=[a for a, _ in means], outside=[b for _, b in means])
 
 # %% ../../nbs/explain/07_factors.ipynb #b38fc9c1
 def _between(v, labels): # (n), (n) -> adjusted share of the variance of the ranks between the labels
     ranks, code = rankdata(v), np.unique(labels, return_inverse=True)[1]
-    if np.ptp(ranks) == 0 or len(ranks) <= (count := np.bincount(code)).size: return np.nan
+    if np.ptp(ranks) == 0 or len(ranks) <= (count := np.bincount(code)).size:
+        return np.nan
     within = ((ranks - (np.bincount(code, ranks) / count)[code])**2).sum() / (len(ranks) - len(count))
     return 1 - within / ranks.var(ddof=1)
 
@@ -135,13 +158,22 @@ def factor_shares(
 )->pd.DataFrame: # factor, share, lo, hi, p, n, p_holm; largest first, NaN for a factor that is the same everywhere
     "How much the clusters tell about each factor, 0 by chance and 1 if all; DataError if rows do not match"
     labels = np.asarray(labels.labels if isinstance(labels, LatentClusters) else labels)
-    if len(factors) != len(labels): raise DataError(f"factors has {len(factors)} rows: expected {len(labels)}, one a sample")
+    if len(factors) != len(labels):
+        raise DataError(f"factors has {len(factors)} rows: expected {len(labels)}, one a sample")
     rows = []
     for name in factors:
         known = np.flatnonzero(np.isfinite(f := _numbers(factors[name])))
-        found = left_out(lambda part: _between(f[known[part]], labels[known[part]]), len(known), groups=None if groups is None else np.asarray(groups)[known], draws=draws, seed=seed) \
-            if len(known) > 4 else dict(value=np.nan, ci=(np.nan, np.nan))
+        found = (
+            left_out(
+                lambda part: _between(f[known[part]], labels[known[part]]), len(known),
+                groups=None if groups is None else np.asarray(groups)[known], draws=draws, seed=seed,
+            )
+            if len(known) > 4
+            else dict(value=np.nan, ci=(np.nan, np.nan))
+        )
         k = len(np.unique(labels[known]))
-        rows.append((name, found["value"], *found["ci"], chi2.sf(found["value"] * (len(known) - k) + k - 1, k - 1), len(known)))
+        rows.append(
+            (name, found["value"], *found["ci"], chi2.sf(found["value"] * (len(known) - k) + k - 1, k - 1), len(known))
+        )
     table = pd.DataFrame(rows, columns=["factor", "share", "lo", "hi", "p", "n"])
     return table.assign(p_holm=_holm(table.p)).sort_values("share", ascending=False, ignore_index=True)

@@ -24,10 +24,14 @@ def find_layer(
     module = model
     for part in name.split("."):
         children = dict(module.named_children())
-        if part.startswith("-") and part[1:].isdigit() and int(part[1:]) <= len(children): part = list(children)[int(part)]
+        if part.startswith("-") and part[1:].isdigit() and int(part[1:]) <= len(children):
+            part = list(children)[int(part)]
         if part not in children:
             near = get_close_matches(name, [n for n, _ in model.named_modules() if n], 3)
-            raise DataError(f"layer {name!r}: no such layer in {type(model).__name__}" + f"; near it are {', '.join(near)}" * bool(near))
+            raise DataError(
+                f"layer {name!r}: no such layer in {type(model).__name__}"
+                + f"; near it are {', '.join(near)}" * bool(near)
+            )
         module = children[part]
     return module
 
@@ -37,21 +41,30 @@ def undisturbed(
     model:nn.Module,
 ):
     "Evaluation mode, parameters frozen, nothing in place, while the block lasts; modes, gradients and flags come back as they were"
-    modes, params = [(m, m.training) for m in model.modules()], [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    modes, params = (
+        [(m, m.training) for m in model.modules()], [(p, p.requires_grad, p.grad) for p in model.parameters()],
+    )
     inplace = [m for m in model.modules() if getattr(m, "inplace", False)]
     try:
         model.eval()
-        for p, _, _ in params: p.requires_grad_(False)
-        for m in inplace: m.inplace = False
+        for p, _, _ in params:
+            p.requires_grad_(False)
+        for m in inplace:
+            m.inplace = False
         yield
     finally:
-        for m, mode in modes: m.training = mode
-        for p, need, grad in params: p.requires_grad_(need); p.grad = grad
-        for m in inplace: m.inplace = True
+        for m, mode in modes:
+            m.training = mode
+        for p, need, grad in params:
+            p.requires_grad_(need)
+            p.grad = grad
+        for m in inplace:
+            m.inplace = True
 
 # %% ../../nbs/explain/01_hooks.ipynb #8ffb0482
 def _tensor(x, name): # the output of a layer
-    if not isinstance(x, torch.Tensor): raise DataError(f"layer {name!r} gives a {type(x).__name__}: expected one tensor")
+    if not isinstance(x, torch.Tensor):
+        raise DataError(f"layer {name!r} gives a {type(x).__name__}: expected one tensor")
     return x
 
 @contextmanager
@@ -72,7 +85,8 @@ def captured(
     with ExitStack() as stack:
         modules = {name: find_layer(model, name) for name in layers}
         stack.callback(model.register_forward_pre_hook(start).remove)
-        for name, module in modules.items(): stack.callback(module.register_forward_hook(keep(name)).remove)
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(keep(name)).remove)
         yield kept
 
 # %% ../../nbs/explain/01_hooks.ipynb #d5f90500
@@ -87,10 +101,13 @@ def replaced(
             old = _tensor(output, name)
             given = _tensor(new(old) if callable(new) else new, name).to(old)
             if given.dim() != old.dim() or len(given) not in (1, len(old)) or given.shape[1:] != old.shape[1:]:
-                raise DataError(f"layer {name!r} gives {tuple(old.shape)}: cannot be replaced by a tensor of shape {tuple(given.shape)}")
+                raise DataError(
+                    f"layer {name!r} gives {tuple(old.shape)}: cannot be replaced by a tensor of shape {tuple(given.shape)}"
+                )
             return given.expand_as(old)
         return hook
     with ExitStack() as stack:
         modules = {name: find_layer(model, name) for name in outputs}
-        for name, module in modules.items(): stack.callback(module.register_forward_hook(put(name, outputs[name])).remove)
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(put(name, outputs[name])).remove)
         yield

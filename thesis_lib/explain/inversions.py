@@ -44,12 +44,20 @@ class Inversions:
         "95 % bootstrap interval of the rate, over images or groups of them; DataError if no joint could be judged."
         o = OUTCOMES.index(outcome)
         sums = np.stack([(self.outcome == o).sum(1), np.isin(self.outcome, (0, 1, 2)).sum(1)], 1)
-        if not sums[:, 1].any(): raise DataError("no joint could be judged: expected one whose mirror joint is labelled, and farther away than the threshold")
+        if not sums[:, 1].any():
+            raise DataError(
+                "no joint could be judged: expected one whose mirror joint is labelled, and farther away than the threshold"
+            )
         return bootstrap_ci(sums, lambda s: 100 * s[:, 0].sum() / max(s[:, 1].sum(), 1), n, seed, groups)
 
     def table(self) -> pd.DataFrame: # a row a pair of joints, a column an outcome
         "Counts of the outcomes by pair of joints, left and right together."
-        rows = {self.skeleton.joints[l].replace("left", "").strip("_"): [int((self.outcome[:, [l, r]] == o).sum()) for o in range(4)] for l, r in self.skeleton.flip_pairs}
+        rows = {
+            self.skeleton.joints[l].replace("left", "").strip("_"): [
+                int((self.outcome[:, [l, r]] == o).sum()) for o in range(4)
+            ]
+            for l, r in self.skeleton.flip_pairs
+        }
         return pd.DataFrame.from_dict(rows, "index", columns=OUTCOMES).rename_axis("pair")
 
 # %% ../../nbs/explain/08_inversions.ipynb #8e4ea467
@@ -64,11 +72,18 @@ def find_inversions(
     "Which joints land on their mirror joint; DataError for wrong shapes, lengths not above 0, and an image without any labelled joint"
     pred, gt, seen = (np.asarray(a) for a in (pred, gt, visible))
     seen = seen > 0
-    if gt.ndim != 3 or gt.shape[1:] != (skeleton.k, 2): raise DataError(f"gt has shape {gt.shape}, expected (b, {skeleton.k}, 2) for {skeleton.name}")
+    if gt.ndim != 3 or gt.shape[1:] != (skeleton.k, 2):
+        raise DataError(f"gt has shape {gt.shape}, expected (b, {skeleton.k}, 2) for {skeleton.name}")
     pck(pred, gt, seen, ref_length, alpha) # the other checks are those of PCK
     blind = np.flatnonzero(~seen.any(1))
-    if len(blind): raise DataError(f"visible: image {blind[0]} has no labelled joint, expected at least one ({len(blind)} such of {len(seen)} images)")
-    mirror, away = skeleton.flip_index, lambda a, b: np.linalg.norm(np.asarray(a, float) - b, axis=-1) / np.reshape(ref_length, (-1, 1))
+    if len(blind):
+        raise DataError(
+            f"visible: image {blind[0]} has no labelled joint, expected at least one ({len(blind)} such of {len(seen)} images)"
+        )
+    mirror, away = (
+        skeleton.flip_index,
+        lambda a, b: np.linalg.norm(np.asarray(a, float) - b, axis=-1) / np.reshape(ref_length, (-1, 1)),
+    )
     own, other, apart = away(pred, gt), away(pred, gt[:, mirror]), away(gt, gt[:, mirror])
     outcome = np.select([apart <= alpha, (other < own) & (other <= alpha), own <= alpha], [3, 1, 0], 2)
     return Inversions(np.where(seen & seen[:, mirror] & (mirror != np.arange(skeleton.k)), outcome, -1), skeleton)
@@ -96,12 +111,16 @@ def bone_lengths(
     "How long bones are in training poses; DataError for wrong shapes, or a bone that is seen too rarely"
     p, seen = np.asarray(keypoints, float), np.asarray(visible) > 0
     if p.ndim != 3 or p.shape[1:] != (skeleton.k, 2) or seen.shape != p.shape[:2]:
-        raise DataError(f"keypoints {p.shape} with visible {seen.shape}: expected (n, {skeleton.k}, 2) and (n, {skeleton.k}) for {skeleton.name}")
+        raise DataError(
+            f"keypoints {p.shape} with visible {seen.shape}: expected (n, {skeleton.k}, 2) and (n, {skeleton.k}) for {skeleton.name}"
+        )
     a, b = np.array(skeleton.bones).T
     size = _sizes(np.where(seen[..., None], p, 0), seen)
     ok = seen[:, a] & seen[:, b] & (size > 0)
     for i in np.flatnonzero(ok.sum(0) < least):
-        raise DataError(f"bone {skeleton.joints[a[i]]} - {skeleton.joints[b[i]]} is labelled in {ok[:, i].sum()} poses, expected at least {least}")
+        raise DataError(
+            f"bone {skeleton.joints[a[i]]} - {skeleton.joints[b[i]]} is labelled in {ok[:, i].sum()} poses, expected at least {least}"
+        )
     logs = np.ma.masked_array(_log_length(p[:, a] - p[:, b], size), ~ok)
     return BoneLengths(logs.mean(0).data, np.maximum(logs.std(0).data, .1), skeleton)
 
@@ -110,7 +129,8 @@ def _log_length(bone, size): # (b .. 2), (b 1) -> (b ..)
     return np.log(np.maximum(length / np.maximum(size, 1e-9).reshape(-1, *[1] * (length.ndim - 1)), .02))
 
 # %% ../../nbs/explain/08_inversions.ipynb #90b378b0
-def _evidence(heatmaps, keypoints): # (b k h w), (b k 2) -> (b k k'): log of map k at the place of joint k', highest of 3 x 3 pixels
+# (b k h w), (b k 2) -> (b k k'): log of map k at the place of joint k', highest of 3 x 3 pixels
+def _evidence(heatmaps, keypoints):
     h, w = heatmaps.shape[-2:]
     near = torch.nn.functional.max_pool2d(heatmaps, 3, 1, 1).flatten(2)
     x, y = (keypoints[..., i].round().long().clamp(0, n - 1) for i, n in ((0, w), (1, h)))
@@ -120,10 +140,13 @@ def _namings(skeleton): # (2^pairs pairs) of 0 or 1, and the joint whose place e
     pairs = np.array(skeleton.flip_pairs)
     flips = (np.arange(2**len(pairs))[:, None] >> np.arange(len(pairs))) & 1
     taken = np.tile(np.arange(skeleton.k), (len(flips), 1))
-    taken[:, pairs[:, 0]], taken[:, pairs[:, 1]] = np.where(flips, pairs[:, 1], pairs[:, 0]), np.where(flips, pairs[:, 0], pairs[:, 1])
+    taken[:, pairs[:, 0]], taken[:, pairs[:, 1]] = (
+        np.where(flips, pairs[:, 1], pairs[:, 0]), np.where(flips, pairs[:, 0], pairs[:, 1]),
+    )
     return flips, taken
 
-def _bone_gain(p, scores, lengths): # (b 2^pairs) log density of the bones under each naming, joints without a peak left out
+# (b 2^pairs) log density of the bones under each naming, joints without a peak left out
+def _bone_gain(p, scores, lengths):
     seen, (a, b) = scores > .05, np.array(lengths.skeleton.bones).T
     size, (_, taken) = _sizes(np.where(seen[..., None], p, 0), seen), _namings(lengths.skeleton)
     size, total = np.where(size > 0, size, 1), np.zeros((len(p), len(taken)))
@@ -154,9 +177,16 @@ def correct_inversions(
 )->Correction:
     "Exchange left and right where heatmaps and bones together are better explained; DataError for another number of joints, NaN, or more than 12 pairs"
     skeleton, maps = lengths.skeleton, torch.as_tensor(heatmaps).float().cpu()
-    if maps.dim() != 4 or maps.shape[1] != skeleton.k: raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected (b, {skeleton.k}, h, w) for {skeleton.name}")
-    if not maps.isfinite().all(): raise DataError("heatmaps hold NaN or infinity, expected finite numbers")
-    if len(skeleton.flip_pairs) > 12: raise DataError(f"{skeleton.name} has {len(skeleton.flip_pairs)} pairs: expected at most 12, all namings are tried")
+    if maps.dim() != 4 or maps.shape[1] != skeleton.k:
+        raise DataError(
+            f"heatmaps have shape {tuple(maps.shape)}: expected (b, {skeleton.k}, h, w) for {skeleton.name}"
+        )
+    if not maps.isfinite().all():
+        raise DataError("heatmaps hold NaN or infinity, expected finite numbers")
+    if len(skeleton.flip_pairs) > 12:
+        raise DataError(
+            f"{skeleton.name} has {len(skeleton.flip_pairs)} pairs: expected at most 12, all namings are tried"
+        )
     keypoints, scores = decode(maps, method)
     said = _evidence(maps, keypoints).clamp_min(1e-3).log().numpy() # (b k k')
     keypoints, scores, joints = keypoints.numpy().astype(float), scores.numpy(), np.arange(skeleton.k)
@@ -167,7 +197,9 @@ def correct_inversions(
     gain = value.max(1) - value[:, 0]
     best = np.where(gain > margin, value.argmax(1), 0)
     pick = np.take_along_axis
-    return Correction(pick(keypoints, taken[best][..., None], 1), pick(scores, taken[best], 1), flips[best].astype(bool), gain)
+    return Correction(
+        pick(keypoints, taken[best][..., None], 1), pick(scores, taken[best], 1), flips[best].astype(bool), gain
+    )
 
 # %% ../../nbs/explain/08_inversions.ipynb #62a1fc70
 def plot_inversions(
@@ -181,16 +213,29 @@ def plot_inversions(
     tables = {name: c.table() for name, c in parts}
     judged = tables["before"][list(OUTCOMES[:3])].sum(axis=1)
     pairs = judged.index[judged > 0]
-    if not len(pairs): raise DataError("no joint could be judged: expected one whose mirror joint is labelled, and farther away than the threshold")
+    if not len(pairs):
+        raise DataError(
+            "no joint could be judged: expected one whose mirror joint is labelled, and farther away than the threshold"
+        )
     fig, ax = plt.subplots(figsize=(width, 2.1), layout="constrained")
     bar = .8 / len(parts)
     for i, (name, t) in enumerate(tables.items()):
-        share, x = 100 * t.loc[pairs].div(judged[pairs], axis=0), np.arange(len(pairs)) + (i - (len(parts) - 1) / 2) * bar
-        ax.bar(x, share.mirrored, bar * .92, color="C0" if name == "before" else "C1", label=f"mirrored, {name}" if after else "mirrored")
-        ax.bar(x, share.elsewhere, bar * .92, bottom=share.mirrored, color="#d9d9d9", label="elsewhere" if i == len(parts) - 1 else None)
-        for at, s, n in zip(x, share.mirrored, t.loc[pairs].mirrored): ax.annotate(n, (at, s), (0, 1), textcoords="offset points", ha="center", fontsize=6)
+        share, x = (
+            100 * t.loc[pairs].div(judged[pairs], axis=0), np.arange(len(pairs)) + (i - (len(parts) - 1) / 2) * bar,
+        )
+        ax.bar(
+            x, share.mirrored, bar * 0.92, color="C0" if name == "before" else "C1",
+            label=f"mirrored, {name}" if after else "mirrored",
+        )
+        ax.bar(
+            x, share.elsewhere, bar * 0.92, bottom=share.mirrored, color="#d9d9d9",
+            label="elsewhere" if i == len(parts) - 1 else None,
+        )
+        for at, s, n in zip(x, share.mirrored, t.loc[pairs].mirrored):
+            ax.annotate(n, (at, s), (0, 1), textcoords="offset points", ha="center", fontsize=6)
     labels = [f"{p.replace('_', ' ')}\nn = {judged[p]}" for p in pairs]
-    ax.set(xticks=range(len(pairs)), xticklabels=labels, ylabel="share of judged joints, %"); ax.tick_params(axis="x", length=0)
+    ax.set(xticks=range(len(pairs)), xticklabels=labels, ylabel="share of judged joints, %")
+    ax.tick_params(axis="x", length=0)
     fig.legend(loc="outside upper center", ncols=3)
     plt.close(fig)
     return fig

@@ -28,7 +28,9 @@ class Latents:
         "Rows in the shape of the layer's output; DataError if they are of another length."
         rows = np.atleast_2d(np.asarray(rows, np.float32))
         if rows.ndim != 2 or rows.shape[1] != np.prod(self.shape):
-            raise DataError(f"rows have shape {rows.shape}: expected (m, {np.prod(self.shape)}), the size of layer {self.layer!r}")
+            raise DataError(
+                f"rows have shape {rows.shape}: expected (m, {np.prod(self.shape)}), the size of layer {self.layer!r}"
+            )
         return torch.from_numpy(rows).reshape(-1, *self.shape)
 
 @contextmanager
@@ -38,7 +40,8 @@ def _listening(model, layers): # a function of one batch that gives what the lay
         def run(batch):
             model((batch if isinstance(batch, torch.Tensor) else batch[0]).to(device))
             for name, calls in kept.items():
-                if len(calls) != 1: raise DataError(f"layer {name!r} runs {len(calls)} times a pass: expected once")
+                if len(calls) != 1:
+                    raise DataError(f"layer {name!r} runs {len(calls)} times a pass: expected once")
             return {name: calls[0] for name, calls in kept.items()}
         yield run
 
@@ -55,12 +58,18 @@ def extract_latents(
     with _listening(model, [layer]) as run:
         for batch in batches:
             z = run(batch)[layer].float()
-            if pool and z.dim() != 4: raise DataError(f"layer {layer!r} gives {tuple(z.shape)}: expected a map (b c h w) to pool")
-            if pool: z = F.adaptive_avg_pool2d(z, pool[::-1])
+            if pool and z.dim() != 4:
+                raise DataError(f"layer {layer!r} gives {tuple(z.shape)}: expected a map (b c h w) to pool")
+            if pool:
+                z = F.adaptive_avg_pool2d(z, pool[::-1])
             bad = (~z.flatten(1).isfinite().all(1)).nonzero()
-            if len(bad): raise DataError(f"layer {layer!r} gives NaN or infinity for image {sum(map(len, rows)) + int(bad[0])}: expected finite numbers")
+            if len(bad):
+                raise DataError(
+                    f"layer {layer!r} gives NaN or infinity for image {sum(map(len, rows)) + int(bad[0])}: expected finite numbers"
+                )
             rows.append(z.flatten(1).cpu().numpy())
-    if not rows: raise DataError("batches: expected at least one, got none")
+    if not rows:
+        raise DataError("batches: expected at least one, got none")
     return Latents(np.concatenate(rows), tuple(z.shape[1:]), layer, bool(pool))
 
 # %% ../../nbs/explain/04_latents.ipynb #d3bc97f7
@@ -71,14 +80,18 @@ def mean_outputs(
 )->dict: # name -> (1 ..)
     "Mean over all images of what layers give, for `decode_latents`; DataError as in `latents`"
     total, n = {}, 0
-    if not layers: return {}
+    if not layers:
+        return {}
     with _listening(model, layers) as run:
         for batch in batches:
-            for name, z in run(batch).items(): total[name] = total.get(name, 0) + z.sum(0, keepdim=True).double()
+            for name, z in run(batch).items():
+                total[name] = total.get(name, 0) + z.sum(0, keepdim=True).double()
             n += len(z)
-    if not n: raise DataError("batches: expected at least one, got none")
+    if not n:
+        raise DataError("batches: expected at least one, got none")
     return {name: (t / n).float() for name, t in total.items()}
 
+# %% ../../nbs/explain/04_latents.ipynb #96b8065a
 @torch.no_grad()
 def decode_latents(
     model,
@@ -91,26 +104,38 @@ def decode_latents(
     batch_size=64,
 )->torch.Tensor: # (m k h w), on the CPU
     "What the network paints from given latents; DataError for rows of another length, pooled latents, or an image of another shape"
-    if z.pooled: raise DataError(f"latents of layer {z.layer!r} are pooled: nothing can be decoded from them")
-    if image.dim() != 3: raise DataError(f"image has shape {tuple(image.shape)}: expected (c, h, w), one image")
+    if z.pooled:
+        raise DataError(f"latents of layer {z.layer!r} are pooled: nothing can be decoded from them")
+    if image.dim() != 3:
+        raise DataError(f"image has shape {tuple(image.shape)}: expected (c, h, w), one image")
     device, painted = next(model.parameters()).device, []
     with undisturbed(model):
         for maps in z.maps(rows).split(batch_size):
-            with replaced(model, {**(others or {}), z.layer: maps}): out = model(image.to(device).expand(len(maps), *image.shape))
-            painted.append((out[stack] if isinstance(out, (list, tuple)) else out[:, stack] if out.dim() == 5 else out).float().cpu())
+            with replaced(model, {**(others or {}), z.layer: maps}):
+                out = model(image.to(device).expand(len(maps), *image.shape))
+            painted.append(
+                (out[stack] if isinstance(out, (list, tuple)) else out[:, stack] if out.dim() == 5 else out)
+                .float()
+                .cpu()
+            )
     return torch.cat(painted)
 
 # %% ../../nbs/explain/04_latents.ipynb #970acb4c
 def latent_rows(x, least, what): # checked rows (n d) float64
     x = np.asarray(x.x if isinstance(x, Latents) else x, float)
-    if x.ndim != 2 or not x.size: raise DataError(f"latents have shape {x.shape}: expected (n, d), a row an image")
+    if x.ndim != 2 or not x.size:
+        raise DataError(f"latents have shape {x.shape}: expected (n, d), a row an image")
     bad = np.flatnonzero(~np.isfinite(x).all(1))
-    if len(bad): raise DataError(f"latents hold NaN or infinity in row {bad[0]}: expected finite numbers")
-    if len(x) < least: raise DataError(f"latents: {len(x)} samples are too few for {what}, expected at least {least}")
-    if (x == x[0]).all(): raise DataError(f"latents are constant: all {len(x)} samples are the same")
+    if len(bad):
+        raise DataError(f"latents hold NaN or infinity in row {bad[0]}: expected finite numbers")
+    if len(x) < least:
+        raise DataError(f"latents: {len(x)} samples are too few for {what}, expected at least {least}")
+    if (x == x[0]).all():
+        raise DataError(f"latents are constant: all {len(x)} samples are the same")
     return x
 
 def number_groups(n, groups): # (n) number of the group of each row, how many groups
     label = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if label.shape != (n,): raise DataError(f"groups: expected {n}, one a row, got shape {label.shape}")
+    if label.shape != (n,):
+        raise DataError(f"groups: expected {n}, one a row, got shape {label.shape}")
     return label, label.max() + 1

@@ -25,24 +25,35 @@ def stick_figures(
 ) -> tuple: # images (n 1 32 32), joints (n 6 2) in pixels, table of the known factors
     "Stick figures of which height, lean and the height of the right arm are known."
     rng = np.random.default_rng(seed)
-    f = pd.DataFrame(dict(height=rng.uniform(.6, 1.2, n), lean=rng.uniform(-.5, .5, n), right_arm=rng.uniform(-1, 1, n)))
-    body = np.zeros((n, 6, 2)); body[:] = (0, -8), (0, 2), (7, -3), (0, 0), (4, 12), (-4, 12)
+    f = pd.DataFrame(
+        dict(height=rng.uniform(0.6, 1.2, n), lean=rng.uniform(-0.5, 0.5, n), right_arm=rng.uniform(-1, 1, n))
+    )
+    body = np.zeros((n, 6, 2))
+    body[:] = (0, -8), (0, 2), (7, -3), (0, 0), (4, 12), (-4, 12)
     body[:, 3] = np.stack([-7 * np.cos(f.right_arm), -8 - 7 * np.sin(f.right_arm)], 1)
     c, s = np.cos(f.lean.values), np.sin(f.lean.values)
-    joints = 15.5 + f.height.values[:, None, None] * np.einsum("nkj,nji->nki", body, np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], 1))
+    joints = 15.5 + f.height.values[:, None, None] * np.einsum(
+        "nkj,nji->nki", body, np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], 1)
+    )
     images = np.zeros((n, 32, 32), np.float32)
     for image, p in zip(images, joints.round().astype(int)):
-        for a, b in STICK.bones: cv2.line(image, p[a].tolist(), p[b].tolist(), 1., 1 if "right" in _names[b] else 2)
-    return torch.from_numpy(images + rng.normal(0, .1, images.shape).astype(np.float32))[:, None], torch.from_numpy(joints).float(), f
+        for a, b in STICK.bones:
+            cv2.line(image, p[a].tolist(), p[b].tolist(), 1., 1 if "right" in _names[b] else 2)
+    return (
+        torch.from_numpy(images + rng.normal(0, 0.1, images.shape).astype(np.float32))[:, None],
+        torch.from_numpy(joints).float(), f,
+    )
 
 # %% ../../nbs/explain/03_stick_network.ipynb #b3dcdeb0
 class StickNetwork(nn.Module):
     "Images (b 1 32 32) to heatmaps (b 6 16 16), through 8 x 4 x 4 numbers and without a skip connection."
     def __init__(self, channels=8):
         super().__init__()
-        down = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+        def down(a, b): return nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
         self.encoder = nn.Sequential(down(1, 16), down(16, 32), down(32, 32), nn.Conv2d(32, channels, 1))
-        self.decoder = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 16 * 6, 3, padding=1), nn.PixelShuffle(4))
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 16 * 6, 3, padding=1), nn.PixelShuffle(4)
+        )
     def forward(self, x): return self.decoder(self.encoder(x))
 
 # %% ../../nbs/explain/03_stick_network.ipynb #3ee05a43

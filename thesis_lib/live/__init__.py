@@ -17,4 +17,6 @@ _PUBLIC = dict( # module -> its public names
         "crop_person uncrop_landmarks landmarks_of_joints track_recording record_people tracks_video"),
     app="LiveClassifier Strip Playback compose play Page training_windows load_classifier in_turn main",
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

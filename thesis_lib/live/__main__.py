@@ -8,4 +8,5 @@ __all__ = []
 # %% ../../nbs/live/99_main.ipynb #3672ce20
 from .app import main
 
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    raise SystemExit(main())

@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import cv2, matplotlib, numpy as np, seaborn as sns, torch
 from PIL import Image, ImageDraw, ImageFont
-from .capture import LandmarkSource, MediaPipePose, Video, VideoWriter, draw_landmarks, open_video, shrink
+from thesis_lib.live.capture import (
+    LandmarkSource, MediaPipePose, Video, VideoWriter, draw_landmarks, open_video, shrink,
+)
 from ..datasets import registry
 from ..core.errors import DataError
 from ..core.paths import run_dir
@@ -40,20 +42,27 @@ class LiveClassifier:
         scale=(0., 1.), # mean and deviation, of each of the 132 numbers, that training took away
         size=None     # (w, h) of the pictures that the training data come from; None: not known
     ):
-        if inputs not in ("raw", "body_centred"): raise DataError(f"inputs: {inputs!r}, expected 'raw' or 'body_centred'")
-        self.model, self.classes, self.frames, self.inputs, self.every, self.scale = model.eval(), tuple(classes), frames, inputs, every, scale
+        if inputs not in ("raw", "body_centred"):
+            raise DataError(f"inputs: {inputs!r}, expected 'raw' or 'body_centred'")
+        self.model, self.classes, self.frames, self.inputs, self.every, self.scale = (
+            model.eval(), tuple(classes), frames, inputs, every, scale,
+        )
         self.size, self.aspect, self.buffer = size, 1., deque(maxlen=frames)
 
     def begin(self, size): # (w, h)
         "Forget what was seen, and prepare for pictures of another shape than the training's: landmarks are shares of the picture, so a body in a wider one looks narrower."
-        self.buffer.clear(); self.aspect = size[1] * self.size[0] / (size[0] * self.size[1]) if self.size else 1.
+        self.buffer.clear()
+        self.aspect = size[1] * self.size[0] / (size[0] * self.size[1]) if self.size else 1.
 
     @torch.inference_mode()
     def __call__(self, landmarks): # (33 4) or None -> (classes,) float32, or None while the window is not full
         "Take in the next frame."
-        if landmarks is None: self.buffer.clear(); return None
+        if landmarks is None:
+            self.buffer.clear()
+            return None
         self.buffer.append(landmarks)
-        if len(self.buffer) < self.frames: return None
+        if len(self.buffer) < self.frames:
+            return None
         window = np.stack(self.buffer)
         window = (body_centred(window, aspect=self.aspect) if self.inputs == "body_centred" else window)[::self.every]
         x = (torch.from_numpy(np.ascontiguousarray(window)).reshape(1, len(window), -1) - self.scale[0]) / self.scale[1]
@@ -70,7 +79,8 @@ def _word(text, size): # (h w) coverage 0..1
     return np.asarray(image, np.float32)[..., None] / 255
 
 def _write(image, text, x, y, size, shade=_INK): # upper left at (x, y), cut at the border
-    part = image[y:, x:][:round(1.3 * size)]; word = _word(text, size)[:part.shape[0], :part.shape[1]]
+    part = image[y:, x:][:round(1.3 * size)]
+    word = _word(text, size)[:part.shape[0], :part.shape[1]]
     part = part[:word.shape[0], :word.shape[1]]
     part[...] = (1 - word) * part + word * shade
 
@@ -88,13 +98,19 @@ class Strip:
         "Add a frame."
         self.past[:, :-self.step] = self.past[:, self.step:].copy()
         rows = (np.arange(self.h) + .5) / self.h
-        self.past[:, -self.step:] = _NONE if p is None else self.colours[np.searchsorted(np.cumsum(p)[:-1], rows)][:, None]
-        image = np.full((self.h, self.w, 3), _PAPER, np.uint8); image[:, :self.w - self.names] = self.past
+        self.past[:, -self.step :] = (
+            _NONE if p is None else self.colours[np.searchsorted(np.cumsum(p)[:-1], rows)][:, None]
+        )
+        image = np.full((self.h, self.w, 3), _PAPER, np.uint8)
+        image[:, :self.w - self.names] = self.past
         line, x = self.h / len(self.classes), self.w - self.names
         for i, name in enumerate(self.classes):
-            y, low = round(i * line), round(i * line + max(0, (line - 1.3 * self.text) / 2)); image[y + 1:round(y + line) - 1, x + 4:x + 4 + self.text] = self.colours[i]
+            y, low = round(i * line), round(i * line + max(0, (line - 1.3 * self.text) / 2))
+            image[y + 1:round(y + line) - 1, x + 4:x + 4 + self.text] = self.colours[i]
             _write(image, name, x + 10 + self.text, low, self.text)
-            if p is not None: share = f"{100 * p[i]:.0f} %"; _write(image, share, self.w - _word(share, self.text).shape[1] - 3, low, self.text)
+            if p is not None:
+                share = f"{100 * p[i]:.0f} %"
+                _write(image, share, self.w - _word(share, self.text).shape[1] - 3, low, self.text)
         return image
 
 # %% ../../nbs/live/04_app.ipynb #a2997025
@@ -102,25 +118,34 @@ def _ahead(items, size=2, newest=False): # the items of a generator; an exceptio
     waiting, stop, end = queue.Queue(size), threading.Event(), object()
     def put(item, drop):
         while not stop.is_set():
-            try: return waiting.put(item, timeout=.05 if not drop else 0)
+            try:
+                return waiting.put(item, timeout=.05 if not drop else 0)
             except queue.Full:
                 if drop:
-                    try: waiting.get_nowait()
-                    except queue.Empty: pass
+                    try:
+                        waiting.get_nowait()
+                    except queue.Empty:
+                        pass
     def work():
         try:
             with closing(items):
                 for item in items:
                     put(item, newest)
-                    if stop.is_set(): return
+                    if stop.is_set():
+                        return
             put(end, False)
-        except Exception as e: put(e, False)
-    thread = threading.Thread(target=work, daemon=True); thread.start()
+        except Exception as e:
+            put(e, False)
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while (item := waiting.get()) is not end:
-            if isinstance(item, Exception): raise item
+            if isinstance(item, Exception):
+                raise item
             yield item
-    finally: stop.set(); thread.join(10)
+    finally:
+        stop.set()
+        thread.join(10)
 
 # %% ../../nbs/live/04_app.ipynb #ba2844ff
 @dataclass
@@ -147,7 +172,11 @@ def compose(
 ): # (h + strip, w, 3)
     "The frame with its skeleton, the strip below."
     picture = np.concatenate([draw_landmarks(frame, landmarks), strip.draw(p)])
-    said = f"{fps:.0f} frames/s" + ("" if landmarks is not None else "   nobody") + ("" if p is None else f"   {strip.classes[int(p.argmax())]}")
+    said = (
+        f"{fps:.0f} frames/s"
+        + ("" if landmarks is not None else "   nobody")
+        + ("" if p is None else f"   {strip.classes[int(p.argmax())]}")
+    )
     size = max(12, frame.shape[0] // 28)
     cv2.rectangle(picture, (0, 0), (_word(said, size).shape[1] + size, round(1.7 * size)), (_INK,) * 3, -1)
     _write(picture, said, size // 2, size // 6, size, 255)
@@ -155,10 +184,14 @@ def compose(
 
 # %% ../../nbs/live/04_app.ipynb #5a507977
 def _found(video, source, side): # number, when it was decoded, small frame, its landmarks, seconds they took
-    for n, t, frame in _ahead(((n, time.perf_counter(), shrink(f, side)) for n, f in video), 1 if video.live else 2, newest=video.live):
-        start = time.perf_counter(); landmarks = source.detect(frame)
+    for n, t, frame in _ahead(
+        ((n, time.perf_counter(), shrink(f, side)) for n, f in video), 1 if video.live else 2, newest=video.live
+    ):
+        start = time.perf_counter()
+        landmarks = source.detect(frame)
         yield n, t, frame, landmarks, time.perf_counter() - start
 
+# %% ../../nbs/live/04_app.ipynb #15cb1c0d
 def play(
     video: Video,
     source: LandmarkSource,
@@ -173,51 +206,76 @@ def play(
     w, h = (round(s * min(1, side / max(video.size))) for s in video.size)
     classifier.begin(video.size)
     below, rows, first = Strip(classifier.classes, (w, strip)), [], None
-    with (VideoWriter(out, (w, h + strip), video.fps) if out else nullcontext()) as writer, closing(_ahead(_found(video, source, side))) as found:
+    with (
+        VideoWriter(out, (w, h + strip), video.fps) if out else nullcontext() as writer,
+        closing(_ahead(_found(video, source, side))) as found,
+    ):
         for n, t, frame, landmarks, busy in found:
-            a = time.perf_counter(); p = classifier(landmarks); b = time.perf_counter()
+            a = time.perf_counter()
+            p = classifier(landmarks)
+            b = time.perf_counter()
             recent = [r[4] for r in rows[-30:]]
-            picture = compose(frame, below, landmarks, p, (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0)
-            if writer: writer.write(picture)
-            if pace and first: time.sleep(max(0, first + n / video.fps - time.perf_counter()))
+            picture = compose(
+                frame, below, landmarks, p, (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0
+            )
+            if writer:
+                writer.write(picture)
+            if pace and first:
+                time.sleep(max(0, first + n / video.fps - time.perf_counter()))
             end = show(picture) if show else None
-            c = time.perf_counter(); first = first or c - n / video.fps
+            c = time.perf_counter()
+            first = first or c - n / video.fps
             rows.append((n, landmarks, p, c - t, c, busy, b - a, c - b))
-            if end is True: break
-    if not rows: raise DataError(f"{video.name}: holds no frame")
+            if end is True:
+                break
+    if not rows:
+        raise DataError(f"{video.name}: holds no frame")
     number, landmarks, p, latency, finished, *work = zip(*rows)
     nothing = np.full(len(classifier.classes), np.nan, np.float32)
-    return Playback(classifier.classes, np.array(number), list(landmarks), np.stack([nothing if q is None else q for q in p]), np.array(latency),
-                    np.array(finished) - finished[0], dict(zip(("landmarks", "classifier", "picture"), map(np.array, work))))
+    return Playback(
+        classifier.classes, np.array(number), list(landmarks), np.stack([nothing if q is None else q for q in p]),
+        np.array(latency), np.array(finished) - finished[0],
+        dict(zip(("landmarks", "classifier", "picture"), map(np.array, work))),
+    )
 
 # %% ../../nbs/live/04_app.ipynb #f9ce16ca
 class Page:
     "A page at `url` that shows whatever it is called with; `DataError` if the port is taken. Use as a context manager."
     def __init__(self, port=8765, quality=85):
-        self.quality, self.jpeg, self.number, self.ended, self.news, self.viewed = quality, b"", 0, False, threading.Condition(), threading.Event()
-        try: self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"page": self}))
-        except OSError as e: raise DataError(f"port {port}: {(e.strerror or str(e)).lower()}; give another one with --port") from None
+        self.quality, self.jpeg, self.number, self.ended, self.news, self.viewed = (
+            quality, b"", 0, False, threading.Condition(), threading.Event(),
+        )
+        try:
+            self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"page": self}))
+        except OSError as e:
+            raise DataError(f"port {port}: {(e.strerror or str(e)).lower()}; give another one with --port") from None
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def __call__(self, picture):
         ok, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.quality])
-        with self.news: self.jpeg, self.number = jpeg.tobytes(), self.number + 1; self.news.notify_all()
+        with self.news:
+            self.jpeg, self.number = jpeg.tobytes(), self.number + 1
+            self.news.notify_all()
 
     def pictures(self): # for one viewer: the newest each time
         seen = 0
         while True:
             with self.news:
                 self.news.wait_for(lambda: self.ended or self.number > seen)
-                if self.number == seen: return
+                if self.number == seen:
+                    return
                 jpeg, seen = self.jpeg, self.number
             yield jpeg
 
     def __enter__(self): return self
     def __exit__(self, *_):
-        with self.news: self.ended = True; self.news.notify_all()
-        self.server.shutdown(); self.server.server_close()
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
+        self.server.shutdown()
+        self.server.server_close()
 
 # %% ../../nbs/live/04_app.ipynb #d53af266
 _HTML = b"""<!doctype html><html lang=en><meta charset=utf-8><title>thesis_lib live</title>
@@ -225,17 +283,25 @@ _HTML = b"""<!doctype html><html lang=en><meta charset=utf-8><title>thesis_lib l
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        if self.path == "/": return self._send("text/html", _HTML)
-        if self.path != "/stream": return self.send_error(404)
+        if self.path == "/":
+            return self._send("text/html", _HTML)
+        if self.path != "/stream":
+            return self.send_error(404)
         self.page.viewed.set()
         self._send("multipart/x-mixed-replace; boundary=frame", b"")
         try:
             for jpeg in self.page.pictures():
-                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg))
-        except OSError: pass # the browser has left
+                self.wfile.write(
+                    b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
+                )
+        except OSError:
+            pass # the browser has left
 
     def _send(self, kind, body):
-        self.send_response(200); self.send_header("Content-Type", kind); self.send_header("Cache-Control", "no-store"); self.end_headers()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_): pass
@@ -251,29 +317,47 @@ def training_windows(
     "The windows of a run; `DataError` for the record of something else."
     p = record.params
     try:
-        made = [r for r in _recordings(p["dataset"], p["n_takes"]) if not p["classes"] or r.action in p["classes"].split(",")]
+        made = [
+            r
+            for r in _recordings(p["dataset"], p["n_takes"])
+            if not p["classes"] or r.action in p["classes"].split(",")
+        ]
         windows = cut_windows(made, frames=p["frames"], stride=p["stride"])
         parts = landmark_windows.folds(windows, p["split"], p["folds"], seed=p["split_seed"])
-    except KeyError as e: raise DataError(f"{record.path/'record.json'}: has no {e}, expected the record of a run of actions/classifier") from None
-    if not 0 <= part < len(parts): raise DataError(f"part {part}: expected 0 to {len(parts) - 1}, the networks of {record.run}")
+    except KeyError as e:
+        raise DataError(
+            f"{record.path / 'record.json'}: has no {e}, expected the record of a run of actions/classifier"
+        ) from None
+    if not 0 <= part < len(parts):
+        raise DataError(f"part {part}: expected 0 to {len(parts) - 1}, the networks of {record.run}")
     return windows, made, *parts[part]
 
+# %% ../../nbs/live/04_app.ipynb #a8d4b19b
 def load_classifier(
     folder, # of a run of actions/classifier that trained an LSTM
     part=0  # which of its networks
 ) -> LiveClassifier:
     "The trained classifier of a run; `DataError` if there is none, or it is another model."
     folder = Path(folder)
-    if not (folder/"record.json").exists(): raise DataError(f"{folder}: no trained classifier; make it with: make reproduce")
-    record = read_record(folder); p = record.params
-    if p.get("model") != "lstm": raise DataError(f"{folder/'record.json'}: the run's model is {p.get('model')!r}, expected 'lstm'")
+    if not (folder/"record.json").exists():
+        raise DataError(f"{folder}: no trained classifier; make it with: make reproduce")
+    record = read_record(folder)
+    p = record.params
+    if p.get("model") != "lstm":
+        raise DataError(f"{folder/'record.json'}: the run's model is {p.get('model')!r}, expected 'lstm'")
     windows, _, rows, _ = training_windows(record, part)
     x = landmark_windows.window_store(windows, p["inputs"], every=p["every"]).x[rows]
     weights, size = folder/"checkpoint"/f"part{part}"/"weights.pt", SIZE if p["dataset"] == "recordings" else None
-    if not weights.exists(): raise DataError(f"{folder}: has no network of part {part} (checkpoint/part{part}/weights.pt); train it anew with: make reproduce")
+    if not weights.exists():
+        raise DataError(
+            f"{folder}: has no network of part {part} (checkpoint/part{part}/weights.pt); train it anew with: make reproduce"
+        )
     deviation, mean = torch.std_mean(x, (0, 1)) if p["standardise"] else (torch.ones(132), torch.zeros(132))
-    network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"]); load_weights(network, weights)
-    return LiveClassifier(network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)), size)
+    network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"])
+    load_weights(network, weights)
+    return LiveClassifier(
+        network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)), size
+    )
 
 # %% ../../nbs/live/04_app.ipynb #cfd26900
 def in_turn(
@@ -294,24 +378,41 @@ def in_turn(
 # %% ../../nbs/live/04_app.ipynb #6f3e84b8
 def main(argv=None) -> int: # exit code
     "The command line: a camera or a video through MediaPipe and a trained classifier."
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.live", description="Skeleton and class probabilities of a camera or a video, in a browser or as a video.")
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.live",
+        description="Skeleton and class probabilities of a camera or a video, in a browser or as a video.",
+    )
     parser.add_argument("video", nargs="?", default="0", help="file, folder of frames, or number of a camera")
-    parser.add_argument("--classifier", help="folder of a run of actions/classifier", default=str(run_dir("smoke", "actions/classifier", "lstm_centred")))
-    parser.add_argument("--out", help="write a video, .webm for browsers, in place of a page"); parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument(
+        "--classifier", help="folder of a run of actions/classifier",
+        default=str(run_dir("smoke", "actions/classifier", "lstm_centred")),
+    )
+    parser.add_argument("--out", help="write a video, .webm for browsers, in place of a page")
+    parser.add_argument("--port", type=int, default=8765)
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
         classifier, data = load_classifier(a.classifier), read_record(a.classifier).params["dataset"]
         with open_video(a.video) as video, MediaPipePose() as source:
-            print(video); print(f"classifier trained on {'synthetic recordings' if data == 'recordings' else data}: {', '.join(classifier.classes)}")
+            print(video)
+            print(
+                f"classifier trained on {'synthetic recordings' if data == 'recordings' else data}: {', '.join(classifier.classes)}"
+            )
             back = play(video, source, classifier, out=a.out) if a.out else _serve(video, source, classifier, a.port)
-    except KeyboardInterrupt: return 130
-    except (DataError, OSError) as e: print(e, file=sys.stderr); return 1
-    print(f"{len(back.frame)} frames, {back.fps:.1f} a second, latency {1e3 * np.median(back.latency):.0f} ms" + (f", in {a.out}" if a.out else ""))
+    except KeyboardInterrupt:
+        return 130
+    except (DataError, OSError) as e:
+        print(e, file=sys.stderr)
+        return 1
+    print(
+        f"{len(back.frame)} frames, {back.fps:.1f} a second, latency {1e3 * np.median(back.latency):.0f} ms"
+        + (f", in {a.out}" if a.out else "")
+    )
     return 0
 
 def _serve(video, source, classifier, port): # a file waits for the first viewer
     with Page(port) as page:
         print(f"open {page.url} in a browser; Ctrl-C ends", flush=True)
-        if not video.live: page.viewed.wait()
+        if not video.live:
+            page.viewed.wait()
         return play(video, source, classifier, show=page, pace=not video.live)

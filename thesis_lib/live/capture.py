@@ -31,22 +31,26 @@ __all__ = ['Video', 'open_video', 'blank_video', 'VideoWriter', 'LandmarkSource'
 class Video:
     "Frames in order: iterate for (number, frame (h w 3) uint8 RGB)."
     def __init__(self, name, frames, size, fps=30., n=None, *, live=False, close=lambda: None):
-        self.name, self.size, self.n, self.live, self.close = str(name), size, n, live, close # size (w, h); n None: not known
+        # size (w, h); n None: not known
+        self.name, self.size, self.n, self.live, self.close = str(name), size, n, live, close
         self.fps = float(fps) if fps and math.isfinite(fps) and fps > 0 else 30.
         self._frames = frames
 
     def __iter__(self): return enumerate(self._frames())
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
-    def __repr__(self): return f"{self.name}: {self.size[0]} x {self.size[1]}, {self.fps:g} frames/s, {'camera' if self.live else f'{self.n} frames'}"
+    def __repr__(self):
+        return f"{self.name}: {self.size[0]} x {self.size[1]}, {self.fps:g} frames/s, {'camera' if self.live else f'{self.n} frames'}"
 
 def open_video(
     what # file, folder of frames (natural order), or number of a camera
 ) -> Video:
     "Open a video; `DataError` if it is not there or cannot be decoded, and on iteration if it ends early."
-    if isinstance(what, int) or (str(what).isdigit() and not Path(what).exists()): return _camera(int(what))
+    if isinstance(what, int) or (str(what).isdigit() and not Path(what).exists()):
+        return _camera(int(what))
     path = Path(what)
-    if not path.exists(): raise DataError(f"{path}: no such video, and no folder of frames")
+    if not path.exists():
+        raise DataError(f"{path}: no such video, and no folder of frames")
     return _folder(path) if path.is_dir() else _file(path)
 
 # %% ../../nbs/live/02_capture.ipynb #14f1fb16
@@ -55,44 +59,62 @@ def _shape(capture): return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capt
 def _read(capture):
     while True:
         ok, frame = capture.read()
-        if not ok: return
+        if not ok:
+            return
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 def _file(path):
-    with quiet_stderr(): capture = cv2.VideoCapture(str(path))
+    with quiet_stderr():
+        capture = cv2.VideoCapture(str(path))
     size, n = _shape(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    if not capture.isOpened() or min(size) < 1: raise DataError(f"{path}: cannot be decoded, expected a video that FFmpeg reads and that is whole")
+    if not capture.isOpened() or min(size) < 1:
+        raise DataError(f"{path}: cannot be decoded, expected a video that FFmpeg reads and that is whole")
     n = n if n > 0 else None
     def frames():
         i, again = -1, cv2.VideoCapture(str(path))
-        for i, frame in enumerate(_read(again)): yield frame
+        for i, frame in enumerate(_read(again)):
+            yield frame
         again.release()
-        if n and i + 1 < n - max(1, .01 * n): raise DataError(f"{path}: ends after {i + 1} of {n} frames") # some headers are off by one or two
-    fps = capture.get(cv2.CAP_PROP_FPS); capture.release()
+        if n and i + 1 < n - max(1, .01 * n):
+            raise DataError(f"{path}: ends after {i + 1} of {n} frames") # some headers are off by one or two
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
     return Video(path.name, frames, size, fps, n)
 
+# %% ../../nbs/live/02_capture.ipynb #f3d6924e
 def blank_video(n, size=(480, 480), fps=30., shade=215) -> Video:
     "A video of `n` equal frames of one grey: a canvas for a recording without its video."
     return Video("blank", lambda: (np.full((*size[::-1], 3), shade, np.uint8) for _ in range(n)), size, fps, n)
 
 def _camera(number):
-    with quiet_stderr(): capture = cv2.VideoCapture(number)
-    if not capture.isOpened(): raise DataError(f"camera {number}: there is none, or another program has it; give a file, or the number of another camera")
+    with quiet_stderr():
+        capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        raise DataError(
+            f"camera {number}: there is none, or another program has it; give a file, or the number of another camera"
+        )
     def frames():
         yield from _read(capture)
         raise DataError(f"camera {number}: gives no more frames; was it unplugged?")
-    return Video(f"camera {number}", frames, _shape(capture), capture.get(cv2.CAP_PROP_FPS), live=True, close=capture.release)
+    return Video(
+        f"camera {number}", frames, _shape(capture), capture.get(cv2.CAP_PROP_FPS), live=True, close=capture.release
+    )
 
 # %% ../../nbs/live/02_capture.ipynb #b0c1c3f3
 def _picture(path, size=None):
     frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if frame is None: raise DataError(f"{path}: cannot be decoded, expected a picture")
-    if size and frame.shape[1::-1] != size: raise DataError(f"{path}: {frame.shape[1]} x {frame.shape[0]} pixels, expected {size[0]} x {size[1]} like the first frame")
+    if frame is None:
+        raise DataError(f"{path}: cannot be decoded, expected a picture")
+    if size and frame.shape[1::-1] != size:
+        raise DataError(
+            f"{path}: {frame.shape[1]} x {frame.shape[0]} pixels, expected {size[0]} x {size[1]} like the first frame"
+        )
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 def _folder(folder):
     paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=natural)
-    if not paths: raise DataError(f"{folder}: holds no frames, expected files that end in {', '.join(PICTURES)}")
+    if not paths:
+        raise DataError(f"{folder}: holds no frames, expected files that end in {', '.join(PICTURES)}")
     size = _picture(paths[0]).shape[1::-1]
     return Video(folder.name, lambda: (_picture(p, size) for p in paths), size, n=len(paths))
 
@@ -103,20 +125,28 @@ class VideoWriter:
         self.path, self.size, self.n = Path(path), tuple(s - s % 2 for s in size), 0
         self.part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         code = cv2.VideoWriter_fourcc(*("VP80" if self.path.suffix == ".webm" else "mp4v"))
-        with quiet_stderr(): self.writer = cv2.VideoWriter(str(self.part), code, fps, self.size)
-        if not self.writer.isOpened(): raise DataError(f"{path}: the video could not be opened for writing; is its folder there, does its name end in .webm or .mp4?")
+        with quiet_stderr():
+            self.writer = cv2.VideoWriter(str(self.part), code, fps, self.size)
+        if not self.writer.isOpened():
+            raise DataError(
+                f"{path}: the video could not be opened for writing; is its folder there, does its name end in .webm or .mp4?"
+            )
 
     def write(self, frame): # (h w 3) uint8 RGB
         "Add a frame; an odd last row or column is cut off."
-        self.writer.write(cv2.cvtColor(np.ascontiguousarray(frame[:self.size[1], :self.size[0]]), cv2.COLOR_RGB2BGR)); self.n += 1
+        self.writer.write(cv2.cvtColor(np.ascontiguousarray(frame[:self.size[1], :self.size[0]]), cv2.COLOR_RGB2BGR))
+        self.n += 1
 
     def __enter__(self): return self
     def __exit__(self, error, *_):
         self.writer.release()
         written = self.n and self.part.exists() and self.part.stat().st_size
-        if written: self.part.replace(self.path)
-        else: self.part.unlink(missing_ok=True)
-        if not written and error is None: raise DataError(f"{self.path}: the video could not be written; no frame, or a full disk")
+        if written:
+            self.part.replace(self.path)
+        else:
+            self.part.unlink(missing_ok=True)
+        if not written and error is None:
+            raise DataError(f"{self.path}: the video could not be written; no frame, or a full disk")
 
 # %% ../../nbs/live/02_capture.ipynb #12250f6d
 class LandmarkSource(Protocol):
@@ -137,9 +167,13 @@ def shrink(
 ): # (h' w' 3), contiguous
     "The frame with its longer side at most `side`: the mean of whole blocks of pixels, then between pixels; ten times as fast as the exact mean of the area."
     scale = side / max(frame.shape[:2])
-    if scale >= 1: return np.ascontiguousarray(frame)
+    if scale >= 1:
+        return np.ascontiguousarray(frame)
     (h, w), block = frame.shape[:2], int(1 / scale)
-    if block > 1: frame = cv2.resize(frame[:h - h % block, :w - w % block], (w // block, h // block), interpolation=cv2.INTER_AREA)
+    if block > 1:
+        frame = cv2.resize(
+            frame[: h - h % block, : w - w % block], (w // block, h // block), interpolation=cv2.INTER_AREA
+        )
     return cv2.resize(frame, (max(1, round(scale * w)), max(1, round(scale * h))), interpolation=cv2.INTER_LINEAR)
 
 # %% ../../nbs/live/02_capture.ipynb #01d9d46d
@@ -152,31 +186,51 @@ class MediaPipePose:
         python=None         # of the environment; None: .venv-landmarks of the project
     ):
         python = Path(python or root()/".venv-landmarks"/"bin"/"python")
-        if not python.exists(): raise DataError(f"{python}: MediaPipe has no environment yet; set it up with: make landmarks")
-        worker, self.side, self._said = Path(thesis_lib.__file__).parent/"live"/"mediapipe_worker.py", side, tempfile.TemporaryFile()
-        self.process = subprocess.Popen([python, "-I", worker, *map(str, (model_complexity, min_detection, min_tracking))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._said, env={**os.environ, "GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2", "MPLBACKEND": "agg"}, start_new_session=True)
-        if self.process.stdout.read(1) != b"R": self._lost()
+        if not python.exists():
+            raise DataError(f"{python}: MediaPipe has no environment yet; set it up with: make landmarks")
+        worker, self.side, self._said = (
+            Path(thesis_lib.__file__).parent / "live" / "mediapipe_worker.py", side, tempfile.TemporaryFile(),
+        )
+        self.process = subprocess.Popen(
+            [python, "-I", worker, *map(str, (model_complexity, min_detection, min_tracking))], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self._said,
+            env={**os.environ, "GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2", "MPLBACKEND": "agg"},
+            start_new_session=True,
+        )
+        if self.process.stdout.read(1) != b"R":
+            self._lost()
 
     def detect(self, frame): # (h w 3) uint8 RGB -> (33 4) float32 or None
         "Landmarks of the next frame."
         try:
             send_frame(self.process.stdin, shrink(frame, self.side))
             return receive_landmarks(self.process.stdout)
-        except (OSError, EOFError, ValueError): self._lost()
+        except (OSError, EOFError, ValueError):
+            self._lost()
 
     def _lost(self): # what the process said last
-        self.close(); self._said.seek(0)
+        self.close()
+        self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if re.match(r"\w*(Error|Exception)\b", line)), f"exit code {self.process.returncode}")
-        raise DataError(f"the MediaPipe process has ended ({last[:200]}); set its environment up anew with: make landmarks")
+        last = next(
+            (line.strip() for line in reversed(lines) if re.match(r"\w*(Error|Exception)\b", line)),
+            f"exit code {self.process.returncode}",
+        )
+        raise DataError(
+            f"the MediaPipe process has ended ({last[:200]}); set its environment up anew with: make landmarks"
+        )
 
     def close(self):
         for pipe in (self.process.stdin, self.process.stdout):
-            try: pipe.close()
-            except OSError: pass # it is gone already
-        try: self.process.wait(5)
-        except subprocess.TimeoutExpired: self.process.kill(); self.process.wait()
+            try:
+                pipe.close()
+            except OSError:
+                pass # it is gone already
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
@@ -190,32 +244,55 @@ def draw_landmarks(
     *, hidden=.5  # visibility below which a joint is left out
 ): # the frame
     "Draw a skeleton into a frame."
-    if landmarks is None: return frame
+    if landmarks is None:
+        return frame
     h, w = frame.shape[:2]
-    points, seen, thick = np.round(landmarks[:, :2] * (w * 8, h * 8)).astype(int), landmarks[:, 3] >= hidden, max(2, round(h / 200)) # eighths of pixels
-    lines = [(points[a].tolist(), points[b].tolist(), c) for (a, b), c in zip(BLAZEPOSE33.bones, _COLOURS) if seen[a] and seen[b]]
-    for a, b, _ in lines: cv2.line(frame, a, b, (255, 255, 255), thick + 2, cv2.LINE_AA, 3)
-    for a, b, colour in lines: cv2.line(frame, a, b, colour, thick, cv2.LINE_AA, 3)
+    # eighths of pixels
+    points, seen, thick = (
+        np.round(landmarks[:, :2] * (w * 8, h * 8)).astype(int), landmarks[:, 3] >= hidden, max(2, round(h / 200)),
+    )
+    lines = [
+        (points[a].tolist(), points[b].tolist(), c)
+        for (a, b), c in zip(BLAZEPOSE33.bones, _COLOURS)
+        if seen[a] and seen[b]
+    ]
+    for a, b, _ in lines:
+        cv2.line(frame, a, b, (255, 255, 255), thick + 2, cv2.LINE_AA, 3)
+    for a, b, colour in lines:
+        cv2.line(frame, a, b, colour, thick, cv2.LINE_AA, 3)
     return frame
 
 # %% ../../nbs/live/02_capture.ipynb #f4a946dc
 def _recorded(out): # frame -> landmarks of the rows that are there; half a row at the end is cut off
-    if not out.exists(): return {}
-    text = out.read_bytes(); whole = text[:text.rfind(b"\n") + 1]
-    if not HEADER.encode().startswith(text[:len(HEADER)]): raise DataError(f"{out}: is there already and is no landmark file; give another name")
-    if whole.count(b"\n") < 2: out.unlink(); return {}
-    if len(whole) < len(text): write_atomic(out, whole)
+    if not out.exists():
+        return {}
+    text = out.read_bytes()
+    whole = text[:text.rfind(b"\n") + 1]
+    if not HEADER.encode().startswith(text[:len(HEADER)]):
+        raise DataError(f"{out}: is there already and is no landmark file; give another name")
+    if whole.count(b"\n") < 2:
+        out.unlink()
+        return {}
+    if len(whole) < len(text):
+        write_atomic(out, whole)
     known = read_recording(out)
     return dict(zip(known.frame.tolist(), known.landmarks))
 
-def _same_video(known, video, out): # `DataError` if the rows that are there cannot be of this video; writes down which one it is
+# `DataError` if the rows that are there cannot be of this video; writes down which one it is
+def _same_video(known, video, out):
     beside = out.with_name(f".{out.name}.video")
-    if known and video.live: raise DataError(f"{out}: is there already, and a camera cannot be gone on with; give another name")
+    if known and video.live:
+        raise DataError(f"{out}: is there already, and a camera cannot be gone on with; give another name")
     was = beside.read_text() if known and beside.exists() else str(video)
-    if was != str(video): raise DataError(f"{out}: is there already, of another video ({was}; this is {video}); give another name")
-    if known and video.n and max(known) >= video.n: raise DataError(f"{out}: is there already and has frame {max(known)}, but {video.name} has {video.n} frames; give another name")
+    if was != str(video):
+        raise DataError(f"{out}: is there already, of another video ({was}; this is {video}); give another name")
+    if known and video.n and max(known) >= video.n:
+        raise DataError(
+            f"{out}: is there already and has frame {max(known)}, but {video.name} has {video.n} frames; give another name"
+        )
     beside.write_text(str(video))
 
+# %% ../../nbs/live/02_capture.ipynb #9b9ad3ac
 def record_landmarks(
     video: Video,
     source: LandmarkSource,
@@ -225,38 +302,58 @@ def record_landmarks(
     again=30                # frames before the place of going on that the source sees again
 ) -> Recording:
     "Landmarks of every frame to a file; `DataError` if there is no person or the file is of another video, or after the last frame of a video that ends early: its rows are kept."
-    out = Path(out); known = _recorded(out); start, n = max(known, default=-1) + 1, 0
+    out = Path(out)
+    known = _recorded(out)
+    start, n = max(known, default=-1) + 1, 0
     size = tuple(max(1, round(s * min(1, side / max(video.size)))) for s in video.size)
-    with (VideoWriter(overlay, size, video.fps) if overlay else nullcontext()) as writer, open(out, "a") as rows: # the video first: its folder may be missing
+    # the video first: its folder may be missing
+    with (VideoWriter(overlay, size, video.fps) if overlay else nullcontext()) as writer, open(out, "a") as rows:
         _same_video(known, video, out)
-        if not known: rows.write(HEADER + "\n")
+        if not known:
+            rows.write(HEADER + "\n")
         try:
             for n, frame in progress(video, out.name, total=video.n, unit="frame"):
                 landmarks = source.detect(frame) if n >= start - again else None
-                if n < start: landmarks = known.get(n)
-                elif landmarks is not None: rows.write(format_row(n, landmarks) + "\n"); rows.flush()
-                if overlay: writer.write(draw_landmarks(shrink(frame, side).copy(), landmarks))
-        except DataError as e: raise DataError(f"{e}; the rows up to there are kept in {out}") from None
-    if not _recorded(out): raise DataError(f"{video.name}: no person in any of its {n + 1} frames")
+                if n < start:
+                    landmarks = known.get(n)
+                elif landmarks is not None:
+                    rows.write(format_row(n, landmarks) + "\n")
+                    rows.flush()
+                if overlay:
+                    writer.write(draw_landmarks(shrink(frame, side).copy(), landmarks))
+        except DataError as e:
+            raise DataError(f"{e}; the rows up to there are kept in {out}") from None
+    if not _recorded(out):
+        raise DataError(f"{video.name}: no person in any of its {n + 1} frames")
     return replace(read_recording(out), fps=video.fps)
 
 # %% ../../nbs/live/02_capture.ipynb #166e15db
 def main(argv=None) -> int: # exit code
     "The command line: a video to a landmark file."
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.live.capture", description="Landmarks of one person, a row a frame; a file that is there already is gone on with.")
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.live.capture",
+        description="Landmarks of one person, a row a frame; a file that is there already is gone on with.",
+    )
     parser.add_argument("video", help="file, folder of frames, or number of a camera (until Ctrl-C)")
-    parser.add_argument("out", help="landmark file, OUT.txt; or with --action a folder"); parser.add_argument("--action", help="name of the class: the file is OUT/ACTION.txt")
+    parser.add_argument("out", help="landmark file, OUT.txt; or with --action a folder")
+    parser.add_argument("--action", help="name of the class: the file is OUT/ACTION.txt")
     parser.add_argument("--overlay", help="video with the skeleton; .webm plays in a browser")
     parser.add_argument("--side", type=int, default=640, help="longer side of what the model sees, pixels")
     a = parser.parse_args(argv)
     out = Path(a.out)/f"{a.action}.txt" if a.action else Path(a.out)
     try:
         with open_video(a.video) as video, MediaPipePose(side=a.side) as source:
-            print(video); out.parent.mkdir(parents=True, exist_ok=True)
+            print(video)
+            out.parent.mkdir(parents=True, exist_ok=True)
             recording = record_landmarks(video, source, out, overlay=a.overlay)
-    except KeyboardInterrupt: print(f"stopped; the rows up to here are kept in {out}", file=sys.stderr); return 130
-    except (DataError, OSError) as e: print(e, file=sys.stderr); return 1
+    except KeyboardInterrupt:
+        print(f"stopped; the rows up to here are kept in {out}", file=sys.stderr)
+        return 130
+    except (DataError, OSError) as e:
+        print(e, file=sys.stderr)
+        return 1
     print(f"{out}: {len(recording)} rows, {recording.gaps} frames without a person between them")
     return 0
 
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    raise SystemExit(main())

@@ -19,30 +19,37 @@ def read_exactly(
     pipe, n: int # bytes
 ) -> bytearray:
     "The next `n` bytes of a pipe, which may come in pieces; `EOFError` if it ends before."
-    data = bytearray(n); view, got = memoryview(data), 0
+    data = bytearray(n)
+    view, got = memoryview(data), 0
     while got < n:
         more = pipe.readinto(view[got:])
-        if not more: raise EOFError(f"the pipe ended after {got} of {n} bytes")
+        if not more:
+            raise EOFError(f"the pipe ended after {got} of {n} bytes")
         got += more
     return data
 
 def send_frame(pipe, frame):
     "Write a frame (h w 3) of uint8."
-    pipe.write(_FRAME.pack(*frame.shape[:2])); pipe.write(np.ascontiguousarray(frame).data); pipe.flush()
+    pipe.write(_FRAME.pack(*frame.shape[:2]))
+    pipe.write(np.ascontiguousarray(frame).data)
+    pipe.flush()
 
 def receive_frame(pipe): # (h w 3) uint8, or None at the end
     "Read a frame; `EOFError` if the pipe ends inside it."
-    if not (first := pipe.read(1)): return None
+    if not (first := pipe.read(1)):
+        return None
     h, w = _FRAME.unpack(first + read_exactly(pipe, _FRAME.size - 1))
     return np.frombuffer(read_exactly(pipe, h * w * 3), np.uint8).reshape(h, w, 3)
 
 def send_landmarks(pipe, landmarks):
     "Write landmarks (33 4), or None where there is no person."
-    pipe.write(b"\0" if landmarks is None else b"\1" + np.asarray(landmarks, "<f4").reshape(LANDMARKS).tobytes()); pipe.flush()
+    pipe.write(b"\0" if landmarks is None else b"\1" + np.asarray(landmarks, "<f4").reshape(LANDMARKS).tobytes())
+    pipe.flush()
 
 def receive_landmarks(pipe): # (33 4) float32 or None
     "Read an answer; `EOFError` if the pipe ends before it."
-    if not read_exactly(pipe, 1)[0]: return None
+    if not read_exactly(pipe, 1)[0]:
+        return None
     return np.frombuffer(read_exactly(pipe, 4 * 33 * 4), "<f4").reshape(LANDMARKS)
 
 # %% ../../nbs/live/01_mediapipe_worker.ipynb #e4ed81b0
@@ -51,21 +58,26 @@ def answer(
     frames, answers # pipes
 ) -> int: # number of frames
     "Answer each frame until the pipe ends."
-    answers.write(b"R"); answers.flush()
+    answers.write(b"R")
+    answers.flush()
     n = 0
     while (frame := receive_frame(frames)) is not None:
-        send_landmarks(answers, find(frame)); n += 1
+        send_landmarks(answers, find(frame))
+        n += 1
     return n
 
 # %% ../../nbs/live/01_mediapipe_worker.ipynb #23b080f8
 def mediapipe_pose(
-    model_complexity=1,  # 1: the full model, which the package carries; it fetches 0, lite, and 2, heavy, from the network
+    # 1: the full model, which the package carries; it fetches 0, lite, and 2, heavy, from the network
+    model_complexity=1,
     min_detection=.5,    # confidence below which there is no person
     min_tracking=.5      # confidence below which the person is searched for anew
 ): # (h w 3) uint8 RGB -> (33 4) float32 or None
     "MediaPipe Pose as a function of a frame; it follows one person from frame to frame, so it wants the frames in order."
     from mediapipe.python.solutions.pose import Pose
-    pose = Pose(model_complexity=model_complexity, min_detection_confidence=min_detection, min_tracking_confidence=min_tracking)
+    pose = Pose(
+        model_complexity=model_complexity, min_detection_confidence=min_detection, min_tracking_confidence=min_tracking
+    )
     def find(frame):
         found = pose.process(frame).pose_landmarks
         return None if found is None else np.array([(p.x, p.y, p.z, p.visibility) for p in found.landmark], np.float32)
@@ -74,7 +86,9 @@ def mediapipe_pose(
 # %% ../../nbs/live/01_mediapipe_worker.ipynb #f6670e33
 def main(argv):
     "Serve standard input and output until the input ends: model complexity, detection and tracking confidence."
-    answers = os.fdopen(os.dup(1), "wb"); os.dup2(2, 1)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     answer(mediapipe_pose(int(argv[0]), *map(float, argv[1:])), sys.stdin.buffer, answers)
 
-if __name__ == "__main__" and "__file__" in globals(): main(sys.argv[1:])
+if __name__ == "__main__" and "__file__" in globals():
+    main(sys.argv[1:])

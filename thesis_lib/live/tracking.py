@@ -34,13 +34,22 @@ class Found(NamedTuple):
 def _checked(found, i): # arrays, of frame i
     boxes, scores = np.asarray(found.boxes, np.float32).reshape(-1, 4), np.asarray(found.scores, np.float32).reshape(-1)
     keypoints = None if found.keypoints is None else np.asarray(found.keypoints, np.float32)
-    rules = [(len(boxes) == len(scores), f"{len(boxes)} boxes with {len(scores)} scores; expected one each"), (np.isfinite(boxes).all(), "a box is not finite; expected x1 y1 x2 y2"),
-             ((boxes[:, 2:] > boxes[:, :2]).all(), "a box has no area; expected x1 < x2 and y1 < y2"), (((scores >= 0) & (scores <= 1)).all(), "a score is not between 0 and 1"),
-             (keypoints is None or keypoints.shape == (len(boxes), 17, 3), f"keypoints {np.shape(keypoints)}; expected ({len(boxes)}, 17, 3)")]
+    rules = [
+        (len(boxes) == len(scores), f"{len(boxes)} boxes with {len(scores)} scores; expected one each"),
+        (np.isfinite(boxes).all(), "a box is not finite; expected x1 y1 x2 y2"),
+        ((boxes[:, 2:] > boxes[:, :2]).all(), "a box has no area; expected x1 < x2 and y1 < y2"),
+        (((scores >= 0) & (scores <= 1)).all(), "a score is not between 0 and 1"),
+        (
+            keypoints is None or keypoints.shape == (len(boxes), 17, 3),
+            f"keypoints {np.shape(keypoints)}; expected ({len(boxes)}, 17, 3)",
+        ),
+    ]
     for good, wrong in rules:
-        if not good: raise DataError(f"frame {i}: {wrong}")
+        if not good:
+            raise DataError(f"frame {i}: {wrong}")
     return Found(boxes, scores, keypoints)
 
+# %% ../../nbs/live/03_tracking.ipynb #1812b746
 def people_detector(
     model,     # a detection model of torchvision's kind, in eval mode
     *, min_score=.1, # scores below it are left out
@@ -54,7 +63,13 @@ def people_detector(
         out, = model([torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).to(device)/255])
         x1, y1, x2, y2 = out["boxes"].T
         keep = (out["scores"] >= min_score) & (out["labels"] == category) & (x2 > x1) & (y2 > y1)
-        keypoints = np.concatenate([out["keypoints"][keep, :, :2].cpu(), out["keypoints_scores"][keep, :, None].sigmoid().cpu()], -1) if "keypoints" in out else None
+        keypoints = (
+            np.concatenate(
+                [out["keypoints"][keep, :, :2].cpu(), out["keypoints_scores"][keep, :, None].sigmoid().cpu()], -1
+            )
+            if "keypoints" in out
+            else None
+        )
         return Found(out["boxes"][keep].cpu().numpy(), out["scores"][keep].cpu().numpy(), keypoints)
     return detect
 
@@ -78,24 +93,37 @@ class _LastBox: # the baseline, with the interface of trackforge
     def update(self, detections):
         self.now += 1
         live = {k: box for k, (box, seen) in self.last.items() if self.now - seen <= self.max_gap + 1}
-        boxes, out, free = np.array([[x, y, x + w, y + h] for (x, y, w, h), _, _ in detections]).reshape(-1, 4), {}, set(live)
+        boxes, out, free = (
+            np.array([[x, y, x + w, y + h] for (x, y, w, h), _, _ in detections]).reshape(-1, 4), {}, set(live),
+        )
         overlap = box_iou(np.array([live[k] for k in live]).reshape(-1, 4), boxes)
         for flat in np.argsort(-overlap, axis=None, kind="stable"):
             i, j = np.unravel_index(flat, overlap.shape)
-            if overlap[i, j] < self.iou: break
-            if (k := list(live)[i]) in free and j not in out: free.remove(k); out[j] = k
+            if overlap[i, j] < self.iou:
+                break
+            if (k := list(live)[i]) in free and j not in out:
+                free.remove(k)
+                out[j] = k
         for j in range(len(boxes)):
-            if j not in out: self.count += 1; out[j] = self.count
+            if j not in out:
+                self.count += 1
+                out[j] = self.count
             self.last[out[j]] = boxes[j], self.now
         return [(k, None, None, None, j) for j, k in out.items()]
 
 # %% ../../nbs/live/03_tracking.ipynb #df9bfb6d
-TRACKERS = dict( # name -> tracker of (max_gap, threshold)
-    iou=lambda gap, threshold: _LastBox(gap, .2),
-    sort=lambda gap, threshold: trackforge.SORT(max_age=gap, min_hits=1, iou_threshold=.2),
-    bytetrack=lambda gap, threshold: trackforge.BYTETRACK(track_thresh=threshold, track_buffer=gap, match_thresh=.8, det_thresh=threshold),
-    ocsort=lambda gap, threshold: trackforge.OCSORT(max_age=gap, min_hits=1, iou_threshold=.2),
-    clothes=lambda gap, threshold: trackforge.BOTSORT(track_thresh=threshold, track_buffer=gap, match_thresh=.8, det_thresh=threshold, proximity_thresh=.9, appearance_thresh=.25))
+TRACKERS = dict(  # name -> tracker of (max_gap, threshold)
+    iou=lambda gap, threshold: _LastBox(gap, 0.2),
+    sort=lambda gap, threshold: trackforge.SORT(max_age=gap, min_hits=1, iou_threshold=0.2),
+    bytetrack=lambda gap, threshold: trackforge.BYTETRACK(
+        track_thresh=threshold, track_buffer=gap, match_thresh=0.8, det_thresh=threshold
+    ),
+    ocsort=lambda gap, threshold: trackforge.OCSORT(max_age=gap, min_hits=1, iou_threshold=0.2),
+    clothes=lambda gap, threshold: trackforge.BOTSORT(
+        track_thresh=threshold, track_buffer=gap, match_thresh=0.8, det_thresh=threshold, proximity_thresh=0.9,
+        appearance_thresh=0.25,
+    ),
+)
 
 def clothes(frame, boxes): # (h w 3) uint8 RGB, (n 4) x1 y1 x2 y2 -> (n 128) float32 unit vectors
     "What people wear: root histograms of colour in the upper and the lower half of the middle of each box."
@@ -104,7 +132,17 @@ def clothes(frame, boxes): # (h w 3) uint8 RGB, (n 4) x1 y1 x2 y2 -> (n 128) flo
         columns = slice(max(0, int(x1 + .25*(x2 - x1))), max(1, int(np.ceil(x2 - .25*(x2 - x1)))))
         rows = np.linspace(max(0, y1), max(2, y2), 3).astype(int)
         halves = [np.ascontiguousarray(lab[a:b, columns]) for a, b in zip(rows, rows[1:])]
-        out.append(np.concatenate([cv2.calcHist([h], [0, 1, 2], None, [4, 4, 4], [0, 256, 64, 192, 64, 192]).ravel()/max(1, h.size/3) if h.size else np.zeros(64) for h in halves]))
+        out.append(
+            np.concatenate(
+                [
+                    cv2.calcHist([h], [0, 1, 2], None, [4, 4, 4], [0, 256, 64, 192, 64, 192]).ravel()
+                    / max(1, h.size / 3)
+                    if h.size
+                    else np.zeros(64)
+                    for h in halves
+                ]
+            )
+        )
     return np.sqrt(np.array(out).reshape(-1, 128)/2).astype(np.float32)
 
 # %% ../../nbs/live/03_tracking.ipynb #0f0bca4a
@@ -117,19 +155,29 @@ def link(
     min_frames=3        # tracks of fewer boxes are dropped
 ) -> list: # of Track, in the order in which they begin
     "Boxes to tracks; `DataError` that names the frame for boxes that are none, and for an unknown method."
-    if method not in TRACKERS: raise DataError(f"method {method!r}: expected one of {', '.join(TRACKERS)}")
-    if method == "clothes" and frames is None: raise DataError("method 'clothes': it compares colours; expected the frames")
+    if method not in TRACKERS:
+        raise DataError(f"method {method!r}: expected one of {', '.join(TRACKERS)}")
+    if method == "clothes" and frames is None:
+        raise DataError("method 'clothes': it compares colours; expected the frames")
     tracker, rows = TRACKERS[method](max_gap, threshold), {}
     for i, one in enumerate(found):
         boxes, scores, keypoints = _checked(one, i)
         kept = np.arange(len(boxes)) if method in ("bytetrack", "clothes") else np.flatnonzero(scores >= threshold)
-        given = [((*map(float, b[:2]), *map(float, b[2:] - b[:2])), float(s), 0) for b, s in zip(boxes[kept], scores[kept])]
+        given = [
+            ((*map(float, b[:2]), *map(float, b[2:] - b[:2])), float(s), 0) for b, s in zip(boxes[kept], scores[kept])
+        ]
         looks = [clothes(frames[i], boxes[kept]).tolist()] if method == "clothes" else []
         for number, *_, j in tracker.update(given, *looks):
-            if j is not None: rows.setdefault(number, []).append((i, boxes[kept[j]], scores[kept[j]], None if keypoints is None else keypoints[kept[j]]))
+            if j is not None:
+                rows.setdefault(number, []).append(
+                    (i, boxes[kept[j]], scores[kept[j]], None if keypoints is None else keypoints[kept[j]])
+                )
     long = [r for r in rows.values() if len(r) >= min_frames]
     tracks = [[np.array(c) if c[0] is not None else None for c in zip(*r)] for r in sorted(long, key=lambda r: r[0][0])]
-    return [Track(n, frame.astype(np.int64), boxes, scores, keypoints) for n, (frame, boxes, scores, keypoints) in enumerate(tracks)]
+    return [
+        Track(n, frame.astype(np.int64), boxes, scores, keypoints)
+        for n, (frame, boxes, scores, keypoints) in enumerate(tracks)
+    ]
 
 # %% ../../nbs/live/03_tracking.ipynb #56445ae6
 COUNTS = ("num_objects", "num_misses", "num_false_positives", "num_switches", "idtp", "idfp", "idfn")
@@ -141,13 +189,19 @@ def track_counts(
 ) -> dict: # count by name
     "What MOTA and IDF1 are made of, for one clip; `DataError` for a track outside it."
     truth, late = np.asarray(truth, float), max((int(t.frame[-1]) for t in tracks), default=0)
-    if late >= len(truth): raise DataError(f"a track has frame {late}; expected less than {len(truth)}, the frames of the truth")
+    if late >= len(truth):
+        raise DataError(f"a track has frame {late}; expected less than {len(truth)}, the frames of the truth")
     events, there = motmetrics.MOTAccumulator(), np.isfinite(truth).all(-1)
     for i, boxes in enumerate(truth):
         here = [(t.id, t.boxes[row]) for t in tracks for row in np.flatnonzero(t.frame == i)]
         distance = 1 - box_iou(boxes[there[i]], np.array([b for _, b in here]).reshape(-1, 4))
-        events.update(np.flatnonzero(there[i]), [n for n, _ in here], np.where(distance > 1 - iou, np.nan, distance), frameid=i)
-    return {name: int(v) for name, v in motmetrics.metrics.create().compute(events, metrics=list(COUNTS), return_dataframe=False).items()}
+        events.update(
+            np.flatnonzero(there[i]), [n for n, _ in here], np.where(distance > 1 - iou, np.nan, distance), frameid=i
+        )
+    return {
+        name: int(v)
+        for name, v in motmetrics.metrics.create().compute(events, metrics=list(COUNTS), return_dataframe=False).items()
+    }
 
 def mota(counts) -> float: # sums of `track_counts`, or arrays of them
     "Multiple object tracking accuracy: 1 at best, below 0 if more is wrong than there is."
@@ -194,25 +248,37 @@ def track_recording(
     *, action="", person="", take="", fps=30., margin=.25
 ) -> Recording: # None if nobody was found in any frame
     "The landmarks of one track; `DataError` if it has no joints and there is no source."
-    if source is None and track.keypoints is None: raise DataError(f"track {track.id}: has no joints; expected a landmark source, or a detector that finds joints")
+    if source is None and track.keypoints is None:
+        raise DataError(f"track {track.id}: has no joints; expected a landmark source, or a detector that finds joints")
     h, w = frames[int(track.frame[0])].shape[:2]
-    if source is None: return Recording(landmarks_of_joints(track.keypoints, (w, h)), track.frame, action, person, take, fps)
+    if source is None:
+        return Recording(landmarks_of_joints(track.keypoints, (w, h)), track.frame, action, person, take, fps)
     rows = []
     for i, box in zip(track.frame.tolist(), track.boxes):
         crop, window = crop_person(frames[i], box, margin)
-        if (seen := source.detect(crop)) is not None: rows.append((i, uncrop_landmarks(seen, window, (w, h))))
-    return Recording(np.stack([r for _, r in rows]), np.array([i for i, _ in rows]), action, person, take, fps) if rows else None
+        if (seen := source.detect(crop)) is not None:
+            rows.append((i, uncrop_landmarks(seen, window, (w, h))))
+    return (
+        Recording(np.stack([r for _, r in rows]), np.array([i for i, _ in rows]), action, person, take, fps)
+        if rows
+        else None
+    )
 
 # %% ../../nbs/live/03_tracking.ipynb #55ab44c4
-def _write_people(folder, frames, found, make_source, about, options): # tracks of what was found so far -> [(path, Track)]
+# tracks of what was found so far -> [(path, Track)]
+def _write_people(folder, frames, found, make_source, about, options):
     made = []
     for track in link(found, frames, **options):
         source = make_source() if make_source else None
-        try: recording = track_recording(frames, track, source, person=str(track.id), **about)
+        try:
+            recording = track_recording(frames, track, source, person=str(track.id), **about)
         finally:
-            if source is not None: source.close()
-        if recording is None: continue
-        made.append((folder/f"person_{track.id}.txt", track)); write_recording(recording, made[-1][0])
+            if source is not None:
+                source.close()
+        if recording is None:
+            continue
+        made.append((folder/f"person_{track.id}.txt", track))
+        write_recording(recording, made[-1][0])
     return made
 
 def record_people(
@@ -227,14 +293,20 @@ def record_people(
     "Landmark files of all people in a video; `DataError` for a folder that holds such files. A video that ends early, or Ctrl-C, leaves the files of the frames before it and is raised again."
     frames, folder, found = open_frames(video), Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    if old := sorted(folder.glob("person_*.txt")): raise DataError(f"{old[0]}: is there already; expected a folder without people, since numbers of two videos would mix")
+    if old := sorted(folder.glob("person_*.txt")):
+        raise DataError(
+            f"{old[0]}: is there already; expected a folder without people, since numbers of two videos would mix"
+        )
     about = dict(action=action, fps=fps or getattr(frames, "fps", 30.))
-    write = lambda: _write_people(folder, open_frames(video), found, make_source, about, options)
+    def write(): return _write_people(folder, open_frames(video), found, make_source, about, options)
     try:
         for i, frame in enumerate(progress(frames, "detecting")):
             found.append(_checked(detector(frame), i))
-            if not make_source and not len(found) % every: write()
-    except (DataError, KeyboardInterrupt): write(); raise
+            if not make_source and not len(found) % every:
+                write()
+    except (DataError, KeyboardInterrupt):
+        write()
+        raise
     return write()
 
 # %% ../../nbs/live/03_tracking.ipynb #e009f57f
@@ -249,32 +321,60 @@ def tracks_video(
         for i, frame in enumerate(frames):
             here = [(t, row) for _, t in made for row in np.flatnonzero(t.frame == i)]
             boxes = np.array([t.boxes[row] for t, row in here]).reshape(-1, 4)
-            joints = np.array([t.keypoints[row] for t, row in here]).reshape(-1, 17, 3) if all(t.keypoints is not None for t, _ in here) else None
+            joints = (
+                np.array([t.keypoints[row] for t, row in here]).reshape(-1, 17, 3)
+                if all(t.keypoints is not None for t, _ in here)
+                else None
+            )
             marks = () if joints is None else (joints[..., :2], 2*(joints[..., 2] > .5), COCO17)
             writer.write(draw_people(frame, *marks, boxes=boxes, ids=[t.id for t, _ in here]))
 
 # %% ../../nbs/live/03_tracking.ipynb #d0fcaf93
 def main(argv=None) -> int: # exit code
     "The command line: a video to a landmark file for each person."
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.live.tracking", description="Landmarks of several people, a file for each.")
-    parser.add_argument("video", help="file or folder of frames"); parser.add_argument("folder", help="of the landmark files; it must hold none yet")
-    parser.add_argument("--detector", type=Path, default=run_dir("smoke", "keypoint_rcnn/detector", "main"), help="folder of a run that trained a Keypoint R-CNN (default: of the smoke profile)")
-    parser.add_argument("--mediapipe", action="store_true", help="landmarks by MediaPipe in the boxes, instead of the detector's 17 joints (make landmarks)")
-    parser.add_argument("--method", choices=TRACKERS, default="ocsort", help="of linking (default: ocsort)"); parser.add_argument("--threshold", type=float, default=.5, help="detections of a lower score start no track")
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.live.tracking", description="Landmarks of several people, a file for each."
+    )
+    parser.add_argument("video", help="file or folder of frames")
+    parser.add_argument("folder", help="of the landmark files; it must hold none yet")
+    parser.add_argument(
+        "--detector", type=Path, default=run_dir("smoke", "keypoint_rcnn/detector", "main"),
+        help="folder of a run that trained a Keypoint R-CNN (default: of the smoke profile)",
+    )
+    parser.add_argument(
+        "--mediapipe", action="store_true",
+        help="landmarks by MediaPipe in the boxes, instead of the detector's 17 joints (make landmarks)",
+    )
+    parser.add_argument("--method", choices=TRACKERS, default="ocsort", help="of linking (default: ocsort)")
+    parser.add_argument("--threshold", type=float, default=.5, help="detections of a lower score start no track")
     parser.add_argument("--max-gap", type=int, default=15, help="frames for which somebody unseen is waited for")
-    parser.add_argument("--action", default="", help="name of the class"); parser.add_argument("--overlay", help="video with boxes and joints, a colour a person; .webm or .mp4")
+    parser.add_argument("--action", default="", help="name of the class")
+    parser.add_argument("--overlay", help="video with boxes and joints, a colour a person; .webm or .mp4")
     a = parser.parse_args(argv)
     try:
         detector, frames = people_detector(from_run(read_record(a.detector))), open_frames(a.video)
-        if a.mediapipe: MediaPipePose().close() # that it is missing is said at once
-        if a.overlay: Path(a.overlay).parent.mkdir(parents=True, exist_ok=True)
-        made = record_people(a.video, detector, a.folder, MediaPipePose if a.mediapipe else None, action=a.action, method=a.method, threshold=a.threshold, max_gap=a.max_gap)
-        if a.overlay: tracks_video(frames, made, a.overlay, getattr(frames, "fps", 30.))
-    except KeyboardInterrupt: print(f"stopped; what was tracked up to here is in {a.folder}", file=sys.stderr); return 130
-    except (DataError, OSError) as e: print(e, file=sys.stderr); return 1
-    for path, track in made: print(f"{path}: frames {track.frame[0]} to {track.frame[-1]}, {len(track)} boxes")
-    if not made: print(f"{a.video}: nobody was found", file=sys.stderr)
+        if a.mediapipe:
+            MediaPipePose().close() # that it is missing is said at once
+        if a.overlay:
+            Path(a.overlay).parent.mkdir(parents=True, exist_ok=True)
+        made = record_people(
+            a.video, detector, a.folder, MediaPipePose if a.mediapipe else None, action=a.action, method=a.method,
+            threshold=a.threshold, max_gap=a.max_gap,
+        )
+        if a.overlay:
+            tracks_video(frames, made, a.overlay, getattr(frames, "fps", 30.))
+    except KeyboardInterrupt:
+        print(f"stopped; what was tracked up to here is in {a.folder}", file=sys.stderr)
+        return 130
+    except (DataError, OSError) as e:
+        print(e, file=sys.stderr)
+        return 1
+    for path, track in made:
+        print(f"{path}: frames {track.frame[0]} to {track.frame[-1]}, {len(track)} boxes")
+    if not made:
+        print(f"{a.video}: nobody was found", file=sys.stderr)
     return 0
 
 # %% ../../nbs/live/03_tracking.ipynb #b1d94a5f
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    raise SystemExit(main())

@@ -19,4 +19,6 @@ _PUBLIC = dict( # module -> its public names
     timing="seconds_of time_interleaved timing_table",
     actions="UNITS units ActionEval most_confused plot_answers keras_lines",
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

@@ -24,10 +24,15 @@ def units(
     *, frames=90 # length of a block
 ): # (n,) names
     "Which block of time, recording or person each window is of; `DataError` for an unknown kind, or if there is only one."
-    if of not in UNITS: raise DataError(f"units {of!r} are unknown; expected one of {', '.join(UNITS)}")
+    if of not in UNITS:
+        raise DataError(f"units {of!r} are unknown; expected one of {', '.join(UNITS)}")
     keys = np.array(windows.keys)[windows.recording]
-    names = dict(recordings=keys, people=windows.person, blocks=np.array([f"{k}/{s // frames}" for k, s in zip(keys, windows.start)]))[of]
-    if len(np.unique(names)) < 2: raise DataError(f"units {of!r}: all windows are of {str(names[0])!r}, expected at least two to draw from")
+    names = dict(
+        recordings=keys, people=windows.person,
+        blocks=np.array([f"{k}/{s // frames}" for k, s in zip(keys, windows.start)]),
+    )[of]
+    if len(np.unique(names)) < 2:
+        raise DataError(f"units {of!r}: all windows are of {str(names[0])!r}, expected at least two to draw from")
     return names
 
 # %% ../../nbs/metrics/08_actions.ipynb #14f33beb
@@ -47,9 +52,12 @@ class ActionEval(Evaluation):
         self.classes, self.unit = (np.asarray(names).astype(str) for names in (classes, unit))
         shape = (len(self.y), len(self.classes))
         if self.p.shape != shape or not len(self.y) or self.unit.shape != shape[:1]:
-            raise DataError(f"probabilities {self.p.shape}, units {self.unit.shape}: expected {shape} and {shape[:1]}, a row a window, a column a class, "
-                            "and at least one window")
-        if not ((self.y >= 0) & (self.y < shape[1])).all(): raise DataError(f"y holds {self.y.min()} to {self.y.max()}, expected numbers of the {shape[1]} classes")
+            raise DataError(
+                f"probabilities {self.p.shape}, units {self.unit.shape}: expected {shape} and {shape[:1]}, a row a window, a column a class, "
+                "and at least one window"
+            )
+        if not ((self.y >= 0) & (self.y < shape[1])).all():
+            raise DataError(f"y holds {self.y.min()} to {self.y.max()}, expected numbers of the {shape[1]} classes")
         if not np.isfinite(self.p).all() or self.p.min() < 0 or abs(self.p.sum(1) - 1).max() > 1e-3:
             raise DataError("p: a row is not a distribution, expected probabilities that add up to 1")
 
@@ -67,7 +75,8 @@ class ActionEval(Evaluation):
 def kind(self: ActionEval): # (units) class of the unit; -1 if it has windows of several
     "What the bootstrap keeps as it is: the class of each unit."
     low, high = np.full(len(self), len(self.classes)), np.full(len(self), -1)
-    np.minimum.at(low, self._number, self.y); np.maximum.at(high, self._number, self.y)
+    np.minimum.at(low, self._number, self.y)
+    np.maximum.at(high, self._number, self.y)
     return np.where(low == high, low, -1)
 
 @patch(as_prop=True)
@@ -83,10 +92,18 @@ def _weighted(self: ActionEval, weights, names): # weights (units b) -> name -> 
     table, loss = self._sums
     table, loss = np.tensordot(table, weights, (0, 0)), loss @ weights # (c c b), (b)
     with np.errstate(invalid="ignore"):
-        hit, share, f1 = np.einsum("aab->ab", table), table / table.sum(1, keepdims=True), 2*np.einsum("aab->ab", table) / (table.sum(0) + table.sum(1))
-    out = {"accuracy": hit.sum(0) / table.sum((0, 1)), "macro F1": np.nanmean(f1, 0), "log loss": loss / table.sum((0, 1))}
+        hit, share, f1 = (
+            np.einsum("aab->ab", table), table / table.sum(1, keepdims=True),
+            2 * np.einsum("aab->ab", table) / (table.sum(0) + table.sum(1)),
+        )
+    out = {
+        "accuracy": hit.sum(0) / table.sum((0, 1)), "macro F1": np.nanmean(f1, 0), "log loss": loss / table.sum((0, 1)),
+    }
     for a, name in enumerate(self.classes):
-        out |= {f"recall/{name}": share[a, a], **{f"called/{name}/{other}": share[a, b] for b, other in enumerate(self.classes) if a != b}}
+        out |= {
+            f"recall/{name}": share[a, a],
+            **{f"called/{name}/{other}": share[a, b] for b, other in enumerate(self.classes) if a != b},
+        }
     return {name: out[name] for name in names}
 
 @patch
@@ -98,7 +115,9 @@ def _about(self: ActionEval, name): # windows, unit, protocol
 @patch(as_prop=True)
 def confusion(self: ActionEval) -> pd.DataFrame: # true class x answer
     "Numbers of windows."
-    return pd.DataFrame(self._sums[0].sum(0).astype(int), pd.Index(self.classes, name="true"), pd.Index(self.classes, name="answer"))
+    return pd.DataFrame(
+        self._sums[0].sum(0).astype(int), pd.Index(self.classes, name="true"), pd.Index(self.classes, name="answer")
+    )
 
 def _together(evaluations): # of one `ActionEval` or several: confusions added up, shares of the true class
     count = sum(e.confusion for e in ([evaluations] if isinstance(evaluations, ActionEval) else evaluations))
@@ -124,10 +143,17 @@ def plot_answers(
     count, share, names = table.to_numpy(), 100*share, [c.replace("_", " ") for c in table.index]
     ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for (a, b), v in np.ndenumerate(share):
-        if count[a, b]: ax.text(b, a, f"{v:.0f}" if v >= .5 else "<1", ha="center", va="center", fontsize=6.5, color="white" if v > 55 else "black")
+        if count[a, b]:
+            ax.text(
+                b, a, f"{v:.0f}" if v >= 0.5 else "<1", ha="center", va="center", fontsize=6.5,
+                color="white" if v > 55 else "black",
+            )
     ax.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="answer", ylabel="true", title=title)
-    ax.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor"); ax.set_yticklabels(names)
-    ax.tick_params(length=0); ax.spines[:].set_visible(False); ax.grid(False)
+    ax.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticklabels(names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
 
 # %% ../../nbs/metrics/08_actions.ipynb #6466ef1e
 def keras_lines(
@@ -136,4 +162,6 @@ def keras_lines(
 ) -> str:
     "A training log in the form that Keras prints, two lines an epoch."
     line = "Epoch {n}/{all}\n{steps}/{steps} - accuracy: {accuracy:.4f} - loss: {train_loss:.4f} - val_accuracy: {val_accuracy:.4f} - val_loss: {val_loss:.4f}"
-    return "\n".join(line.format(n=int(row["epoch"]) + 1, all=len(log), steps=steps, **row) for row in log.to_dict("records"))
+    return "\n".join(
+        line.format(n=int(row["epoch"]) + 1, all=len(log), steps=steps, **row) for row in log.to_dict("records")
+    )

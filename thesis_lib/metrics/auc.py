@@ -18,27 +18,35 @@ __all__ = ['auc_undefined', 'roc_auc', 'ClassEval']
 # %% ../../nbs/metrics/06_auc.ipynb #019e84fc
 def _scores(y_true, y_score): # checked arrays: float64 (n ..) of 0, 1, NaN and the scores
     y_true, y_score = np.asarray(y_true, float), np.asarray(y_score)
-    if y_true.ndim not in (1, 2) or not len(y_true): raise DataError(f"y_true has shape {y_true.shape}, expected (n,) or (n, c) with at least one row")
+    if y_true.ndim not in (1, 2) or not len(y_true):
+        raise DataError(f"y_true has shape {y_true.shape}, expected (n,) or (n, c) with at least one row")
     _shapes(y_score=(y_score, y_true.shape))
-    for bad, name, x, expected in ((~np.isin(y_true, (0, 1)) & ~np.isnan(y_true), "y_true", y_true, "0, 1 or NaN (not labelled)"),
-                                   (~np.isfinite(y_score), "y_score", y_score, "a finite number")):
+    for bad, name, x, expected in (
+        (~np.isin(y_true, (0, 1)) & ~np.isnan(y_true), "y_true", y_true, "0, 1 or NaN (not labelled)"),
+        (~np.isfinite(y_score), "y_score", y_score, "a finite number"),
+    ):
         for at in np.argwhere(bad)[:1]:
             place = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), at))
             raise DataError(f"{name} holds {x[tuple(at)]} in {place}, expected {expected}")
     return y_true, y_score
 
-def _auc(y, score, unit, weights): # (n), (n), (n) which unit a radiograph belongs to, (units b) -> (b); NaN where undefined
+# (n), (n), (n) which unit a radiograph belongs to, (units b) -> (b); NaN where undefined
+def _auc(y, score, unit, weights):
     o = np.argsort(score, kind="stable")
     o = o[~np.isnan(y[o])]
-    if not len(o): return np.full(weights.shape[1], np.nan)
+    if not len(o):
+        return np.full(weights.shape[1], np.nan)
     hit, group = y[o] == 1, np.cumsum(np.diff(score[o], prepend=score[o[0]]) != 0) # radiographs of one score
     positive, negative = np.bincount(group, hit) > 0, np.bincount(group, ~hit) > 0
     tie = positive & negative
     block = np.cumsum(np.append(False, tie[1:] | tie[:-1] | (negative[1:] & positive[:-1]))) # of each group
     shape = (block[-1] + 1, len(weights))
-    p, n = (sparse.csr_array((np.ones(m.sum()), (block[group[m]], unit[o[m]])), shape=shape) @ weights for m in (hit, ~hit))
+    p, n = (
+        sparse.csr_array((np.ones(m.sum()), (block[group[m]], unit[o[m]])), shape=shape) @ weights for m in (hit, ~hit)
+    )
     below = np.cumsum(n, 0)
-    if tie.any(): below[block[tie]] -= n[block[tie]] / 2
+    if tie.any():
+        below[block[tie]] -= n[block[tie]] / 2
     pairs = p.sum(0) * n.sum(0)
     return np.divide((p * below).sum(0), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
@@ -48,8 +56,15 @@ def auc_undefined(
 ) -> str: # empty where the AUC is defined
     "Why a class has no AUC, in a few words."
     labelled, positive = int(np.isfinite(y_true).sum()), int(np.nansum(y_true))
-    if not labelled: return "none is labelled"
-    return f"no positive among {labelled} labelled" if not positive else f"no negative among {labelled} labelled" if positive == labelled else ""
+    if not labelled:
+        return "none is labelled"
+    return (
+        f"no positive among {labelled} labelled"
+        if not positive
+        else f"no negative among {labelled} labelled"
+        if positive == labelled
+        else ""
+    )
 
 def roc_auc(
     y_true, # (n) or (n c) 1, 0 or NaN (not labelled)
@@ -57,7 +72,12 @@ def roc_auc(
 ) -> float: # or (c), one a class; NaN where undefined, for the reason that `auc_undefined` gives
     "Area under the ROC curve, ties counting half (Hanley and McNeil 1982), equal to scikit-learn's; `DataError` for labels or scores of another kind."
     y, s = _scores(y_true, y_score)
-    auc = np.array([_auc(a, b, np.arange(len(a)), np.ones((len(a), 1)))[0] for a, b in zip(y.reshape(len(y), -1).T, s.reshape(len(s), -1).T)])
+    auc = np.array(
+        [
+            _auc(a, b, np.arange(len(a)), np.ones((len(a), 1)))[0]
+            for a, b in zip(y.reshape(len(y), -1).T, s.reshape(len(s), -1).T)
+        ]
+    )
     return auc if y.ndim == 2 else float(auc[0])
 
 # %% ../../nbs/metrics/06_auc.ipynb #63831195
@@ -78,11 +98,16 @@ class ClassEval(Evaluation):
         self.classes, self.patients = np.asarray(classes).astype(str), np.asarray(patients).astype(str)
         self.sources = np.asarray([""] * len(self.y_true) if sources is None else sources).astype(str)
         self.y_true, self.labels = self.y_true.astype(np.float32), labels
-        _shapes(classes=(self.classes, self.y_true.shape[1:]), patients=(self.patients, self.y_true.shape[:1]), sources=(self.sources, self.y_true.shape[:1]))
-        if len({*self.classes, "macro"}) <= len(self.classes): raise DataError('classes: a name stands twice, or is "macro", expected names of their own')
+        _shapes(
+            classes=(self.classes, self.y_true.shape[1:]), patients=(self.patients, self.y_true.shape[:1]),
+            sources=(self.sources, self.y_true.shape[:1]),
+        )
+        if len({*self.classes, "macro"}) <= len(self.classes):
+            raise DataError('classes: a name stands twice, or is "macro", expected names of their own')
 
     @cached_property
-    def _patient(self): return np.unique(self.patients, return_inverse=True)[1] # (n) number of each radiograph's patient
+    # (n) number of each radiograph's patient
+    def _patient(self): return np.unique(self.patients, return_inverse=True)[1]
 
     def __len__(self): return int(self._patient.max()) + 1
 
@@ -97,12 +122,20 @@ class ClassEval(Evaluation):
 # %% ../../nbs/metrics/06_auc.ipynb #2853d82b
 @patch
 def _weighted(self: ClassEval, weights, names): # weights (patients b) -> name -> (b)
-    auc = {str(c): _auc(y, s, self._patient, weights) for c, y, s in zip(self.classes, self.y_true.T, self.y_score.T) if c in names or "macro" in names}
+    auc = {
+        str(c): _auc(y, s, self._patient, weights)
+        for c, y, s in zip(self.classes, self.y_true.T, self.y_score.T)
+        if c in names or "macro" in names
+    }
     return {name: _nanmean(np.stack(list(auc.values()))) if name == "macro" else auc[name] for name in names}
 
 @patch
 def _about(self: ClassEval, name): # labelled radiographs, or classes in the mean; unit, protocol
-    n = len(self.classes) - len(self.undefined) if name == "macro" else int(np.isfinite(self.y_true[:, self.classes == name]).sum())
+    n = (
+        len(self.classes) - len(self.undefined)
+        if name == "macro"
+        else int(np.isfinite(self.y_true[:, self.classes == name]).sum())
+    )
     return n, "", {"metric": "AUC"} | ({"labels": self.labels} if self.labels else {})
 
 @patch

@@ -17,7 +17,8 @@ __all__ = ['Evaluation', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'boots
 # %% ../../nbs/metrics/01_bootstrap.ipynb #4d4eab1a
 def _shapes(**arrays): # name -> (array, expected shape); the first that differs is an error
     for name, (a, shape) in arrays.items():
-        if a.shape != shape: raise DataError(f"{name} has shape {a.shape}, expected {shape}")
+        if a.shape != shape:
+            raise DataError(f"{name} has shape {a.shape}, expected {shape}")
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #1e270ade
 class Evaluation:
@@ -36,7 +37,8 @@ class Evaluation:
 
 def _nanmean(values): # (g b) -> (b) mean over what is defined; NaN where nothing is
     defined = np.isfinite(values)
-    with np.errstate(invalid="ignore"): return np.where(defined, values, 0).sum(0) / defined.sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(0) / defined.sum(0)
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #78e9ef6b
 @patch
@@ -46,7 +48,8 @@ def replicates(self: Evaluation,
 ) -> dict: # name -> (n) values; NaN where a replicate leaves the number undefined
     "The numbers on `n` resampled sets of units; equal seeds give equal sets. `DataError` for an unknown name."
     names = self.names if names is None else tuple(names)
-    for name in set(names) - set(self.names): raise DataError(f"{name!r} is not one of {', '.join(self.names)}")
+    for name in set(names) - set(self.names):
+        raise DataError(f"{name!r} is not one of {', '.join(self.names)}")
     rng, units, out, chunk = np.random.default_rng(seed), len(self), [], 250
     strata = np.unique(getattr(self, self._strata), return_inverse=True)[1] if self._strata else np.zeros(units, int)
     members = [np.flatnonzero(strata == s) for s in range(strata.max() + 1)]
@@ -58,8 +61,12 @@ def replicates(self: Evaluation,
 @patch
 def bootstrap(self: Evaluation, n=1000, seed=0) -> dict: # name -> (lo, hi)
     "95 % percentile intervals from a bootstrap over units; (-1, -1), for all but AP and AR NaN, where a number is undefined; NaN if there is only one unit."
-    if len(self) < 2: return dict.fromkeys(self.names, (np.nan, np.nan))
-    return {name: _interval(v) if np.isfinite(v).any() else (self._undefined,) * 2 for name, v in self.replicates(n, seed).items()}
+    if len(self) < 2:
+        return dict.fromkeys(self.names, (np.nan, np.nan))
+    return {
+        name: _interval(v) if np.isfinite(v).any() else (self._undefined,) * 2
+        for name, v in self.replicates(n, seed).items()
+    }
 
 def _interval(values): return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())
 
@@ -70,7 +77,8 @@ def save(self: Evaluation, path):
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "wb") as f: np.savez_compressed(f, **{k: getattr(self, k) for k in self._fields})
+        with open(part, "wb") as f:
+            np.savez_compressed(f, **{k: getattr(self, k) for k in self._fields})
         return part.replace(path)
     except OSError as e:
         part.unlink(missing_ok=True)
@@ -81,8 +89,10 @@ def load(cls: Evaluation, path) -> Evaluation:
     "Read what `save` wrote; `DataError` names the file if it is something else."
     self = cls.__new__(cls)
     try:
-        with np.load(path, allow_pickle=False) as f: vars(self).update({k: v if (v := f[k]).ndim else v.item() for k in cls._fields})
-    except Exception as e: raise DataError(f"{path}: expected the .npz that {cls.__name__}.save writes ({e})") from None
+        with np.load(path, allow_pickle=False) as f:
+            vars(self).update({k: v if (v := f[k]).ndim else v.item() for k in cls._fields})
+    except Exception as e:
+        raise DataError(f"{path}: expected the .npz that {cls.__name__}.save writes ({e})") from None
     return self
 
 @patch
@@ -95,32 +105,46 @@ def metrics(self: Evaluation,
     for name, value in self.summarize().items():
         count, unit, own = self._about(name)
         interval = ci[name] if count and np.isfinite(ci[name]).all() else None
-        if not np.isnan(value): out[name] = Metric(value, interval, count, unit, {"metric": name} | own | protocol)
+        if not np.isnan(value):
+            out[name] = Metric(value, interval, count, unit, {"metric": name} | own | protocol)
     return out
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #04b4a9d8
 def _as_list(evaluations, name): # one evaluation, or several of equal items and protocol (the seeds of one setting)
     evaluations = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
-    if not evaluations: raise DataError("evaluations is empty, expected one, or one a seed")
-    if name not in evaluations[0].names: raise DataError(f"{name!r} is not one of {', '.join(evaluations[0].names)}")
+    if not evaluations:
+        raise DataError("evaluations is empty, expected one, or one a seed")
+    if name not in evaluations[0].names:
+        raise DataError(f"{name!r} is not one of {', '.join(evaluations[0].names)}")
     return evaluations
 
 def _equal(x, y): # two values or arrays; floating-point numbers up to rounding, NaN equal to NaN
     x, y = np.asarray(x), np.asarray(y)
-    return x.shape == y.shape and (np.allclose(x, y, 1e-6, 0, equal_nan=True) if x.dtype.kind == y.dtype.kind == "f" else np.array_equal(x, y))
+    return x.shape == y.shape and (
+        np.allclose(x, y, 1e-6, 0, equal_nan=True) if x.dtype.kind == y.dtype.kind == "f" else np.array_equal(x, y)
+    )
 
 def _comparable(evaluations, **same): # `same`: field that names the protocol -> must it be equal?
     a, field = evaluations[0], evaluations[0]._protocol[0]
     for b in evaluations[1:]:
-        if type(a) is not type(b): raise DataError(f"bootstrap: a {type(a).__name__} and a {type(b).__name__}, expected one kind of evaluation")
+        if type(a) is not type(b):
+            raise DataError(
+                f"bootstrap: a {type(a).__name__} and a {type(b).__name__}, expected one kind of evaluation"
+            )
         if any(not _equal(getattr(a, k), getattr(b, k)) for k in a._items):
-            raise DataError(f"bootstrap: two evaluations have different ground truth, expected the same {a._units} and what is in them")
+            raise DataError(
+                f"bootstrap: two evaluations have different ground truth, expected the same {a._units} and what is in them"
+            )
         for k in a._protocol * same.get(field, True):
             x, y = getattr(a, k), getattr(b, k)
-            if not _equal(x, y): raise DataError(f"bootstrap: {k} {f'are {x!r} and {y!r}' if isinstance(x, str) else 'differ'}, expected one protocol "
-                                                 f"(same_{field}=False compares protocols)")
+            if not _equal(x, y):
+                raise DataError(
+                    f"bootstrap: {k} {f'are {x!r} and {y!r}' if isinstance(x, str) else 'differ'}, expected one protocol "
+                    f"(same_{field}=False compares protocols)"
+                )
 
-def _over_seeds(evaluations, name, n, seed, stream): # (n) replicates of the mean over seeds, seeds drawn with replacement
+# (n) replicates of the mean over seeds, seeds drawn with replacement
+def _over_seeds(evaluations, name, n, seed, stream):
     values = np.stack([e.replicates(n, seed, [name])[name] for e in evaluations])
     drawn = np.random.default_rng([seed, stream]).integers(len(evaluations), size=values.shape)
     return np.take_along_axis(values, drawn, 0).mean(0)
@@ -136,26 +160,36 @@ def seed_bootstrap(
     _comparable(evaluations)
     values, units = [e.summarize()[name] for e in evaluations], len(evaluations[0])
     draws = _over_seeds(evaluations, name, n, seed, 0)
-    return dict(value=float(np.mean(values)), ci=_interval(draws) if units > 1 and np.isfinite(draws).any() else None, n=units)
+    return dict(
+        value=float(np.mean(values)), ci=_interval(draws) if units > 1 and np.isfinite(draws).any() else None, n=units
+    )
 
 def paired_bootstrap(
     a, b,            # an evaluation, or a list of them, one a seed
     name="AP",       # one of their numbers
     n=1000, seed=0,
-    *, same_boxes=True, same_source2d=True, same_labels=True, same_split=True, # False: allow another protocol on the other side, to measure what the protocol alone is worth
-    same_networks=False # the sides are the same trainings in the same order, such as before and after a change: seeds are drawn alike
+    # False: allow another protocol on the other side, to measure what the protocol alone is worth
+    *, same_boxes=True, same_source2d=True, same_labels=True, same_split=True,
+    # the sides are the same trainings in the same order, such as before and after a change: seeds are drawn alike
+    same_networks=False
 ) -> dict: # diff (a - b), lo, hi, p (two-sided), n (units)
     "Paired bootstrap over units, and over seeds where there are several, of a difference; `DataError` unless both sides have the same truth and protocol."
     a, b = _as_list(a, name), _as_list(b, name)
     _comparable(a + b, boxes=same_boxes, source2d=same_source2d, labels=same_labels, split=same_split)
     diff = float(np.subtract(*(np.mean([e.summarize()[name] for e in side]) for side in (a, b))))
-    if same_networks and len(a) != len(b): raise DataError(f"paired_bootstrap: {len(a)} and {len(b)} evaluations cannot be of the same networks")
-    d = np.subtract(*(_over_seeds(side, name, n, seed, 0 if same_networks else stream) for stream, side in enumerate((a, b))))
+    if same_networks and len(a) != len(b):
+        raise DataError(f"paired_bootstrap: {len(a)} and {len(b)} evaluations cannot be of the same networks")
+    d = np.subtract(
+        *(_over_seeds(side, name, n, seed, 0 if same_networks else stream) for stream, side in enumerate((a, b)))
+    )
     d = d[np.isfinite(d)]
-    if not len(d): raise DataError(f"paired_bootstrap: {name} is undefined, nothing is there that it could measure")
-    if len(a[0]) < 2: raise DataError(f"paired_bootstrap: only one of the {a[0]._units} that it redraws, expected at least two")
+    if not len(d):
+        raise DataError(f"paired_bootstrap: {name} is undefined, nothing is there that it could measure")
+    if len(a[0]) < 2:
+        raise DataError(f"paired_bootstrap: only one of the {a[0]._units} that it redraws, expected at least two")
     return dict(diff=diff, **dict(zip(("lo", "hi"), _interval(d))), p=_two_sided(d), n=len(a[0]))
 
+# %% ../../nbs/metrics/01_bootstrap.ipynb #a3f50f20
 def _two_sided(d): # bootstrap p value of "the difference is 0"; never 0
     return float(min(1, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d))))
 
@@ -165,10 +199,12 @@ def verdict(
     *, lower_is_better=False # True for errors in millimetres
 ) -> str: # "equivalent", "better", "worse" or "undecided"
     "One word for a difference: equivalent if the interval lies inside +-margin, else better or worse if it leaves out 0, else undecided."
-    if lower_is_better: diff, lo, hi = -diff, -hi, -lo
+    if lower_is_better:
+        diff, lo, hi = -diff, -hi, -lo
     if not lo <= hi or not np.isfinite([diff, lo, hi]).all():
         raise DataError(f"verdict: interval ({lo}, {hi}) of {diff}, expected finite numbers with lo <= hi")
-    if -margin <= lo and hi <= margin: return "equivalent"
+    if -margin <= lo and hi <= margin:
+        return "equivalent"
     return "better" if lo > 0 else "worse" if hi < 0 else "undecided"
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #d47c07ab
@@ -180,13 +216,15 @@ def bootstrap_ci(
 ) -> tuple: # lo, hi
     "95 % percentile bootstrap interval of a statistic (Efron 1979); `DataError` for no values, other numbers of labels, or a statistic that is NaN."
     values, rng = np.asarray(values), np.random.default_rng(seed)
-    if not values.ndim or not len(values): raise DataError("values is empty, expected at least one")
+    if not values.ndim or not len(values):
+        raise DataError("values is empty, expected at least one")
     label = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     _shapes(groups=(label, values.shape[:1]))
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
-    rows = lambda d: d if groups is None else np.concatenate([members[i] for i in d])
+    def rows(d): return d if groups is None else np.concatenate([members[i] for i in d])
     out = np.array([statistic(values[rows(rng.integers(len(members), size=len(members)))]) for _ in range(n)], float)
-    if not np.isfinite(out).all(): raise DataError("statistic is NaN or infinite on a resampled set, expected a finite number")
+    if not np.isfinite(out).all():
+        raise DataError("statistic is NaN or infinite on a resampled set, expected a finite number")
     return _interval(out)
 
 def seed_interval(

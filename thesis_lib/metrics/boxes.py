@@ -17,54 +17,80 @@ __all__ = ['BoxEval', 'coco_box_ap']
 # %% ../../nbs/metrics/05_boxes.ipynb #cb43a382
 _AREAS = ("all", "small", "medium", "large")
 _ALL = range(len(THRESHOLDS))
-_SUMMARY = {# name: (0 precision or 1 recall, area, thresholds, boxes an image)
-            "AP": (0, 0, _ALL, 100), "AP50": (0, 0, [0], 100), "AP75": (0, 0, [5], 100), "AP_S": (0, 1, _ALL, 100), "AP_M": (0, 2, _ALL, 100), "AP_L": (0, 3, _ALL, 100),
-            "AR_1": (1, 0, _ALL, 1), "AR_10": (1, 0, _ALL, 10), "AR_100": (1, 0, _ALL, 100), "AR_S": (1, 1, _ALL, 100), "AR_M": (1, 2, _ALL, 100), "AR_L": (1, 3, _ALL, 100)}
+_SUMMARY = {  # name: (0 precision or 1 recall, area, thresholds, boxes an image)
+    "AP": (0, 0, _ALL, 100), "AP50": (0, 0, [0], 100), "AP75": (0, 0, [5], 100), "AP_S": (0, 1, _ALL, 100),
+    "AP_M": (0, 2, _ALL, 100), "AP_L": (0, 3, _ALL, 100), "AR_1": (1, 0, _ALL, 1), "AR_10": (1, 0, _ALL, 10),
+    "AR_100": (1, 0, _ALL, 100), "AR_S": (1, 1, _ALL, 100), "AR_M": (1, 2, _ALL, 100), "AR_L": (1, 3, _ALL, 100),
+}
 
-def _coco_eval(coco, boxes, category): # pycocotools' evaluator after matching; nothing printed, nothing passed in is changed
+# pycocotools' evaluator after matching; nothing printed, nothing passed in is changed
+def _coco_eval(coco, boxes, category):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
     truth, found = COCO(), COCO()
     truth.dataset, found.dataset = {**coco, "info": {}}, {**coco, "info": {}, "annotations": []}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex(); found.createIndex()
-        try: evaluation = COCOeval(truth, truth.loadRes([{**b} for b in boxes]) if boxes else found, "bbox")
-        except AssertionError: raise DataError("boxes: some are on images that the annotations do not have") from None
+        truth.createIndex()
+        found.createIndex()
+        try:
+            evaluation = COCOeval(truth, truth.loadRes([{**b} for b in boxes]) if boxes else found, "bbox")
+        except AssertionError:
+            raise DataError("boxes: some are on images that the annotations do not have") from None
         evaluation.params.catIds = [category]
         evaluation.evaluate()
     return evaluation
 
+# %% ../../nbs/metrics/05_boxes.ipynb #0fdb9c55
 def _matches(evaluation): # the cached arrays of a `BoxEval`
     images, n = evaluation.params.imgIds, len(evaluation.params.imgIds)
     by_area = [evaluation.evalImgs[a*n:(a + 1)*n] for a in range(len(_AREAS))]
     count = np.array([len(e["dtScores"]) if e else 0 for e in by_area[0]])
     score = np.concatenate([e["dtScores"] for e in by_area[0] if e] + [[]])
     order = np.argsort(-score, kind="stable")
-    hit, ignore = (np.stack([np.concatenate([e[key] for e in es if e] + [np.zeros((len(THRESHOLDS), 0))], 1) > 0 for es in by_area]) for key in ("dtMatches", "dtIgnore"))
-    return dict(image_ids=np.array(images), positives=np.array([[(e["gtIgnore"] == 0).sum() if e else 0 for e in es] for es in by_area]), image=np.repeat(np.arange(n), count)[order],
-                rank=np.concatenate([np.arange(c) for c in count] + [[]]).astype(int)[order], score=score[order], status=np.where(ignore, -1, hit).astype(np.int8)[..., order])
+    hit, ignore = (
+        np.stack(
+            [np.concatenate([e[key] for e in es if e] + [np.zeros((len(THRESHOLDS), 0))], 1) > 0 for es in by_area]
+        )
+        for key in ("dtMatches", "dtIgnore")
+    )
+    return dict(
+        image_ids=np.array(images),
+        positives=np.array([[(e["gtIgnore"] == 0).sum() if e else 0 for e in es] for es in by_area]),
+        image=np.repeat(np.arange(n), count)[order],
+        rank=np.concatenate([np.arange(c) for c in count] + [[]]).astype(int)[order], score=score[order],
+        status=np.where(ignore, -1, hit).astype(np.int8)[..., order],
+    )
 
 # %% ../../nbs/metrics/05_boxes.ipynb #5932194d
 class BoxEval(Evaluation):
     "Matches of one list of boxes, cached: `.summarize()`, `.bootstrap()`, `.metrics()`, `.save(path)`; `DataError` for boxes on unknown images."
-    names, _units, _items, _protocol, _undefined = tuple(_SUMMARY), "images", ("image_ids", "positives"), ("category",), -1.
+    names, _units, _items, _protocol, _undefined = (
+        tuple(_SUMMARY), "images", ("image_ids", "positives"), ("category",), -1.0,
+    )
     _fields = ("image_ids", "positives", "image", "rank", "score", "status", "category")
 
     def __init__(self,
         coco,      # annotations in COCO layout: images, annotations with bbox, area, iscrowd
         boxes,     # [{image_id, category_id, bbox xywh, score}]
         category=1 # whose boxes count
-    ): vars(self).update(_matches(_coco_eval(coco, boxes, category)), category=category)
+    ):
+        vars(self).update(_matches(_coco_eval(coco, boxes, category)), category=category)
 
     def __len__(self): return len(self.image_ids)
 
     def summarize(self) -> dict: # name -> value
         "AP, AP50, AP75, AP_S, AP_M, AP_L, AR_1, AR_10, AR_100, AR_S, AR_M, AR_L; -1 where there is nobody to find."
         def value(kind, a, thresholds, boxes):
-            if not (n := self.positives[a].sum()): return -1.
-            return float(np.mean(np.concatenate([precision_curve(self.status[a, t][self.rank < boxes], n)[kind] for t in thresholds])))
+            if not (n := self.positives[a].sum()):
+                return -1.
+            return float(
+                np.mean(
+                    np.concatenate([precision_curve(self.status[a, t][self.rank < boxes], n)[kind] for t in thresholds])
+                )
+            )
         return {name: value(*what) for name, what in _SUMMARY.items()}
 
+# %% ../../nbs/metrics/05_boxes.ipynb #d98dbeda
 def coco_box_ap(
     coco,      # annotations in COCO layout
     boxes,     # [{image_id, category_id, bbox xywh, score}]
@@ -72,17 +98,27 @@ def coco_box_ap(
 ) -> dict: # name -> value
     "The same twelve numbers from pycocotools' own summary; `DataError` for boxes on unknown images."
     evaluation = _coco_eval(coco, boxes, category)
-    with contextlib.redirect_stdout(io.StringIO()): evaluation.accumulate(); evaluation.summarize()
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
     return dict(zip(_SUMMARY, evaluation.stats.tolist()))
 
 @patch
 def _weighted(self: BoxEval, weights, names): # weights (images b) -> name -> (b)
     def value(kind, a, thresholds, boxes):
         few = self.rank < boxes
-        return np.mean([weighted_curve(self.status[a, t][few], self.image[few], self.positives[a], weights)[kind] for t in thresholds], axis=0)
+        return np.mean(
+            [
+                weighted_curve(self.status[a, t][few], self.image[few], self.positives[a], weights)[kind]
+                for t in thresholds
+            ],
+            axis=0,
+        )
     return {name: value(*_SUMMARY[name]) for name in names}
 
 @patch
 def _about(self: BoxEval, name): # people, unit, protocol
     _, area, _, boxes = _SUMMARY[name]
-    return int(self.positives[area].sum()), "", {"evaluator": "COCO boxes", "area": _AREAS[area], "max_detections": boxes}
+    return (
+        int(self.positives[area].sum()), "", {"evaluator": "COCO boxes", "area": _AREAS[area], "max_detections": boxes},
+    )

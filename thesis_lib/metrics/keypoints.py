@@ -34,9 +34,13 @@ def oks(
 ) -> np.ndarray: # (..) in 0 to 1; NaN for a person without visible joints
     "Object keypoint similarity (Lin et al. 2014, as pycocotools computes it); `DataError` if the shapes differ."
     pred, gt, visible, area = (np.asarray(x, float) for x in (pred, gt, visible, area))
-    _shapes(pred=(pred, gt.shape), visible=(visible, gt.shape[:-1]), area=(area, gt.shape[:-2]), sigmas=(np.asarray(sigmas), gt.shape[-2:-1]))
+    _shapes(
+        pred=(pred, gt.shape), visible=(visible, gt.shape[:-1]), area=(area, gt.shape[:-2]),
+        sigmas=(np.asarray(sigmas), gt.shape[-2:-1]),
+    )
     close = _closeness(((pred - gt)**2).sum(-1), area[..., None], sigmas)
-    with np.errstate(invalid="ignore"): return np.where(visible > 0, close, 0).sum(-1) / (visible > 0).sum(-1)
+    with np.errstate(invalid="ignore"):
+        return np.where(visible > 0, close, 0).sum(-1) / (visible > 0).sum(-1)
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #2a3f9822
 def oks_nms(
@@ -48,7 +52,8 @@ def oks_nms(
 ) -> np.ndarray: # indices of the kept predictions, best first
     "Greedy OKS non-maximum suppression in one image (Papandreou et al. 2017); `DataError` if the shapes differ."
     keypoints, scores, areas = (np.asarray(x, float) for x in (keypoints, scores, areas))
-    if keypoints.ndim != 3: raise DataError(f"keypoints has shape {keypoints.shape}, expected (n, k, 2)")
+    if keypoints.ndim != 3:
+        raise DataError(f"keypoints has shape {keypoints.shape}, expected (n, k, 2)")
     n, k = keypoints.shape[:2]
     _shapes(keypoints=(keypoints, (n, k, 2)), scores=(scores, (n,)), areas=(areas, (n,)))
     pairs = np.broadcast_to(keypoints[None], (n, n, k, 2))
@@ -62,33 +67,56 @@ def oks_nms(
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #d3b83735
 def _load(x, name): # a path is read; (content, name for messages)
-    if not isinstance(x, (str, Path)): return x, name
-    try: return json.loads(Path(x).read_text()), str(x)
-    except OSError as e: raise DataError(f"{x}: cannot be read, {e.strerror.lower()}") from None
-    except ValueError as e: raise DataError(f"{x}: not valid JSON ({e})") from None
+    if not isinstance(x, (str, Path)):
+        return x, name
+    try:
+        return json.loads(Path(x).read_text()), str(x)
+    except OSError as e:
+        raise DataError(f"{x}: cannot be read, {e.strerror.lower()}") from None
+    except ValueError as e:
+        raise DataError(f"{x}: not valid JSON ({e})") from None
 
 def _column(records, key, width, source): # (n width) finite float64, or (n) where a record holds one number (width 0)
     pack = struct.Struct(f"{width or 1}d").pack # several times faster than np.array on lists of lists
-    try: values = np.frombuffer(b"".join([pack(*r[key]) if width else pack(r[key]) for r in records])).reshape((-1, width) if width else -1)
-    except (KeyError, TypeError, struct.error): values = None
-    if values is None or not np.isfinite(values).all(): raise DataError(_fault(records, key, width or 1, source))
+    try:
+        values = np.frombuffer(b"".join([pack(*r[key]) if width else pack(r[key]) for r in records])).reshape(
+            (-1, width) if width else -1
+        )
+    except (KeyError, TypeError, struct.error):
+        values = None
+    if values is None or not np.isfinite(values).all():
+        raise DataError(_fault(records, key, width or 1, source))
     return values
 
+# %% ../../nbs/metrics/02_keypoints.ipynb #6bc940d3
 def _fault(records, key, width, source): # the sentence about the first record at fault
-    expected = "one number" if width == 1 else f"a flat list of {width} numbers" + (f" (x, y, v of {width // 3} joints)" if key == "keypoints" else "")
+    expected = (
+        "one number"
+        if width == 1
+        else f"a flat list of {width} numbers" + (f" (x, y, v of {width // 3} joints)" if key == "keypoints" else "")
+    )
     for i, r in enumerate(records):
-        if not isinstance(r, dict) or key not in r: return f"{source}[{i}]: field {key!r} is missing"
-        try: v = np.array(r[key], float)
-        except (TypeError, ValueError): return f"{source}[{i}]: {key!r} is {r[key]!r}, expected {expected}"
-        if v.shape != (() if width == 1 else (width,)): return f"{source}[{i}]: {key!r} holds {v.size} numbers, expected {expected}"
-        if not np.isfinite(v).all(): return f"{source}[{i}]: {key!r} holds NaN or infinity, expected finite numbers"
+        if not isinstance(r, dict) or key not in r:
+            return f"{source}[{i}]: field {key!r} is missing"
+        try:
+            v = np.array(r[key], float)
+        except (TypeError, ValueError):
+            return f"{source}[{i}]: {key!r} is {r[key]!r}, expected {expected}"
+        if v.shape != (() if width == 1 else (width,)):
+            return f"{source}[{i}]: {key!r} holds {v.size} numbers, expected {expected}"
+        if not np.isfinite(v).all():
+            return f"{source}[{i}]: {key!r} holds NaN or infinity, expected finite numbers"
     return f"{source}: a {key!r} is not {expected}"
 
 def _positions(records, key, known, source, expected): # position of each record's id in `known`
     out = []
     for i, r in enumerate(records):
-        try: out.append(known[r[key]])
-        except (KeyError, TypeError): raise DataError(f"{source}[{i}]: {key!r} is {r.get(key) if isinstance(r, dict) else r!r}, expected {expected}") from None
+        try:
+            out.append(known[r[key]])
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{source}[{i}]: {key!r} is {r.get(key) if isinstance(r, dict) else r!r}, expected {expected}"
+            ) from None
     return np.array(out, int)
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #a734f0b0
@@ -98,34 +126,51 @@ def _ground_truth(gt, k): # arrays over persons, sorted by image
     if any(not isinstance(x, list) for x in lists):
         raise DataError(f"{source}: expected the lists images, annotations and categories of a COCO file")
     images, people, categories = lists
-    if len(categories) != 1: raise DataError(f"{source}: holds {len(categories)} categories, expected one, the person")
-    try: image_ids = sorted({im["id"] for im in images})
-    except (KeyError, TypeError): raise DataError(f"{source}: images: each must carry an 'id', all of one kind") from None
+    if len(categories) != 1:
+        raise DataError(f"{source}: holds {len(categories)} categories, expected one, the person")
+    try:
+        image_ids = sorted({im["id"] for im in images})
+    except (KeyError, TypeError):
+        raise DataError(f"{source}: images: each must carry an 'id', all of one kind") from None
     category, source = categories[0]["id"], f"{source}: annotations"
-    image = _positions(people, "image_id", {v: i for i, v in enumerate(image_ids)}, source, "the id of one of its images")
+    image = _positions(
+        people, "image_id", {v: i for i, v in enumerate(image_ids)}, source, "the id of one of its images"
+    )
     _positions(people, "category_id", {category: 0}, source, f"{category}")
     ids = _column(people, "id", 0, source)
-    if len(np.unique(ids)) < len(ids): raise DataError(f"{source}: an 'id' is used twice, expected unique ids")
-    keypoints = np.ascontiguousarray(_column(people, "keypoints", 3*k, source).reshape(-1, k, 3).transpose(2, 0, 1)) # (3 n k)
+    if len(np.unique(ids)) < len(ids):
+        raise DataError(f"{source}: an 'id' is used twice, expected unique ids")
+    # (3 n k)
+    keypoints = np.ascontiguousarray(_column(people, "keypoints", 3*k, source).reshape(-1, k, 3).transpose(2, 0, 1))
     box, area = _column(people, "bbox", 4, source), _column(people, "area", 0, source)
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in people], bool)
     ignore = crowd | (_column(people, "num_keypoints", 0, source) == 0)
     o = np.argsort(image, kind="stable")
-    return SimpleNamespace(image_ids=image_ids, category=category, image=image[o], id=ids[o], xy=keypoints[:2, o], visible=keypoints[2, o] > 0,
-                           box=box[o], area=area[o], crowd=crowd[o], ignore=ignore[o])
+    return SimpleNamespace(
+        image_ids=image_ids, category=category, image=image[o], id=ids[o], xy=keypoints[:2, o],
+        visible=keypoints[2, o] > 0, box=box[o], area=area[o], crowd=crowd[o], ignore=ignore[o],
+    )
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #3b8ff17f
 MAX_DETECTIONS = 20 # per image, as in COCO
 
-def _detections(results, truth, k): # arrays over the best detections of each image, sorted by image, then score, then place in the list
+# arrays over the best detections of each image, sorted by image, then score, then place in the list
+def _detections(results, truth, k):
     results, source = _load(results, "results")
-    if not isinstance(results, list): raise DataError(f"{source}: expected a list of detections, got {type(results).__name__}")
-    image = _positions(results, "image_id", {v: i for i, v in enumerate(truth.image_ids)}, source, "the id of an image of the ground truth")
+    if not isinstance(results, list):
+        raise DataError(f"{source}: expected a list of detections, got {type(results).__name__}")
+    image = _positions(
+        results, "image_id", {v: i for i, v in enumerate(truth.image_ids)}, source,
+        "the id of an image of the ground truth",
+    )
     _positions(results, "category_id", {truth.category: 0}, source, f"{truth.category}")
-    xy = np.ascontiguousarray(_column(results, "keypoints", 3*k, source).reshape(-1, k, 3)[..., :2].transpose(2, 0, 1)) # (2 n k)
+    # (2 n k)
+    xy = np.ascontiguousarray(_column(results, "keypoints", 3*k, source).reshape(-1, k, 3)[..., :2].transpose(2, 0, 1))
     score = _column(results, "score", 0, source)
-    if results and len(results[0].get("bbox", ())): area = _column(results, "bbox", 4, source)[:, 2:].prod(1)
-    else: area = np.ptp(xy, axis=-1).prod(0)
+    if results and len(results[0].get("bbox", ())):
+        area = _column(results, "bbox", 4, source)[:, 2:].prod(1)
+    else:
+        area = np.ptp(xy, axis=-1).prod(0)
     o = np.lexsort((-score, image))
     rank = np.arange(len(o)) - np.searchsorted(image[o], image[o])
     o, rank = o[rank < MAX_DETECTIONS], rank[rank < MAX_DETECTIONS]
@@ -153,17 +198,28 @@ def random_results(
     xy = box[:, None, :2] + rng.random((n, k, 2)) * box[:, None, 2:]
     area = .6 * box[:, 2] * box[:, 3]
     keypoints = np.concatenate([xy, np.full((n, k, 1), 2)], -1) * seen[..., None]
-    gt = dict(images=[dict(id=i + 1, width=640, height=640, file_name=f"{i}.png") for i in range(images)], categories=[dict(id=1, name="person")],
-              annotations=[dict(id=i + 1, image_id=int(image[i]) + 1, category_id=1, iscrowd=int(crowds[i]), num_keypoints=int(seen[i].sum()),
-                                area=float(area[i]), bbox=box[i].tolist(), keypoints=keypoints[i].ravel().tolist()) for i in range(n)])
+    gt = dict(
+        images=[dict(id=i + 1, width=640, height=640, file_name=f"{i}.png") for i in range(images)],
+        categories=[dict(id=1, name="person")],
+        annotations=[
+            dict(
+                id=i + 1, image_id=int(image[i]) + 1, category_id=1, iscrowd=int(crowds[i]),
+                num_keypoints=int(seen[i].sum()), area=float(area[i]), bbox=box[i].tolist(),
+                keypoints=keypoints[i].ravel().tolist(),
+            )
+            for i in range(n)
+        ],
+    )
     spread = noise * np.exp(rng.normal(0, .6, n))
     hit = np.flatnonzero(rng.random(n) > missed)
     guess = (xy + rng.normal(size=xy.shape) * (spread * area**.5)[:, None, None] * 2 * COCO17.sigmas[:, None])[hit]
     stray = np.repeat(np.arange(images), rng.poisson(false, images))
     guess = np.concatenate([guess, rng.uniform(0, 500, (len(stray), 1, 2)) + rng.uniform(0, 100, (len(stray), k, 2))])
     score = np.concatenate([1 / (1 + spread[hit]), .5 * rng.random(len(stray))]) + .1 * rng.normal(size=len(guess))
-    return gt, [dict(image_id=int(i) + 1, category_id=1, score=float(s), keypoints=np.c_[p, np.ones(k)].ravel().tolist())
-                for i, p, s in zip(np.concatenate([image[hit], stray]), guess, np.round(score, digits))]
+    return gt, [
+        dict(image_id=int(i) + 1, category_id=1, score=float(s), keypoints=np.c_[p, np.ones(k)].ravel().tolist())
+        for i, p, s in zip(np.concatenate([image[hit], stray]), guess, np.round(score, digits))
+    ]
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #78857d46
 _CHUNK = 1 << 14 # pairs at a time: what fits into the cache
@@ -184,18 +240,23 @@ def _similarity(found, truth, sigmas, d, g): # (pairs) OKS, or similarity to the
         group = np.flatnonzero(count == m)
         for rows in np.array_split(group, len(group) // _CHUNK + 1):
             p, q = d[rows], g[rows]
-            if m: d2 = sum((x[p] - y[q])**2 for x, y in zip(found.xy, truth.xy))
-            else: d2 = sum(_outside(found.xy[i, p], truth.box[q, i], truth.box[q, i + 2])**2 for i in (0, 1))
+            if m:
+                d2 = sum((x[p] - y[q])**2 for x, y in zip(found.xy, truth.xy))
+            else:
+                d2 = sum(_outside(found.xy[i, p], truth.box[q, i], truth.box[q, i + 2])**2 for i in (0, 1))
             close = _closeness(d2, truth.area[q, None], sigmas)
-            if m: close = close[truth.visible[q]].reshape(-1, m)
+            if m:
+                close = close[truth.visible[q]].reshape(-1, m)
             out[rows] = np.sum(close, axis=-1) / close.shape[1]
     return out
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #32197256
 THRESHOLDS = np.linspace(.5, .95, 10) # of OKS
-AREAS = {"all": (0, 1e5**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)} # square pixels, both ends belong to the range
+# square pixels, both ends belong to the range
+AREAS = {"all": (0, 1e5**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
 
-def _match(similarity, d, g, rank, ignore, crowd): # ignore (areas persons) -> (areas thresholds detections) matched person or -1
+# ignore (areas persons) -> (areas thresholds detections) matched person or -1
+def _match(similarity, d, g, rank, ignore, crowd):
     (A, G), D, T = ignore.shape, len(rank), len(THRESHOLDS)
     keep = similarity >= THRESHOLDS[0]
     similarity, d, g, a = *(np.tile(x[keep], A) for x in (similarity, d, g)), np.repeat(np.arange(A), keep.sum())
@@ -221,13 +282,15 @@ def _match(similarity, d, g, rank, ignore, crowd): # ignore (areas persons) -> (
 def _evaluate(truth, found, sigmas): # the cached arrays of a `KeypointEval`
     d, g = _pairs(found.image, truth.image)
     limits = np.array(list(AREAS.values()))[:, :, None]
-    outside = lambda area: (area < limits[:, 0]) | (area > limits[:, 1])
+    def outside(area): return (area < limits[:, 0]) | (area > limits[:, 1])
     ignore = truth.ignore | outside(truth.area)
     match = _match(_similarity(found, truth, sigmas, d, g), d, g, found.rank, ignore, truth.crowd)
     nobody = match < 0
-    if len(truth.id): nobody |= truth.id[match] == 0 # pycocotools notes the id of the match, and reads 0 as no match
+    if len(truth.id):
+        nobody |= truth.id[match] == 0 # pycocotools notes the id of the match, and reads 0 as no match
     skip = (nobody & outside(found.area)[:, None])
-    if len(truth.id): skip |= (match >= 0) & ignore[np.arange(len(limits))[:, None, None], match]
+    if len(truth.id):
+        skip |= (match >= 0) & ignore[np.arange(len(limits))[:, None, None], match]
     o = np.argsort(-found.score, kind="stable")
     positives = np.stack([np.bincount(truth.image[~i], minlength=len(truth.image_ids)) for i in ignore])
     return dict(image_ids=np.array(truth.image_ids), positives=positives, image=found.image[o], score=found.score[o],
@@ -236,17 +299,22 @@ def _evaluate(truth, found, sigmas): # the cached arrays of a `KeypointEval`
 # %% ../../nbs/metrics/02_keypoints.ipynb #d35c13a2
 def _sigmas(skeleton, sigmas): # (k) float64
     sigmas = skeleton.sigmas if sigmas is None else np.asarray(sigmas, float)
-    if sigmas is None: raise DataError(f"sigmas: {skeleton.name} has none of its own, expected sigmas=(one number for each of its {skeleton.k} joints)")
+    if sigmas is None:
+        raise DataError(
+            f"sigmas: {skeleton.name} has none of its own, expected sigmas=(one number for each of its {skeleton.k} joints)"
+        )
     _shapes(sigmas=(sigmas, (skeleton.k,)))
     return sigmas
 
 def _protocol(boxes):
-    if boxes == "gt" or (isinstance(boxes, str) and boxes.startswith("detector:") and boxes != "detector:"): return boxes
+    if boxes == "gt" or (isinstance(boxes, str) and boxes.startswith("detector:") and boxes != "detector:"):
+        return boxes
     raise DataError(f'boxes is {boxes!r}, expected "gt" or "detector:<name>"')
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #0049de24
 def precision_curve(
-    status,   # (d) of detections, best first, at one area range and threshold: 1 found somebody, 0 nobody, -1 does not count
+    # (d) of detections, best first, at one area range and threshold: 1 found somebody, 0 nobody, -1 does not count
+    status,
     positives # people to be found
 ) -> tuple: # precision at the `RECALLS`, final recall (1)
     "COCO's interpolated precision, and the recall reached."
@@ -265,7 +333,9 @@ _SUMMARY = {# name: (0 precision or 1 recall, area, thresholds)
 
 class KeypointEval(Evaluation):
     "Matches of one result list, cached: `.summarize()`, `.bootstrap()`, `.save(path)`; `DataError` for input that cannot be scored."
-    names, _units, _items, _protocol, _undefined = tuple(_SUMMARY), "images", ("image_ids", "positives"), ("boxes",), -1.
+    names, _units, _items, _protocol, _undefined = (
+        tuple(_SUMMARY), "images", ("image_ids", "positives"), ("boxes",), -1.0,
+    )
     _fields = ("image_ids", "positives", "image", "score", "status", "boxes")
 
     def __init__(self,
@@ -291,22 +361,26 @@ class KeypointEval(Evaluation):
         "AP, AP50, AP75, AP_M, AP_L, AR, AR50, AR75, AR_M, AR_L; -1 where there is nobody to find."
         n = self.positives.sum(1)
         curves = {(a, t): precision_curve(self.status[a, t], n[a]) for a in range(len(AREAS)) if n[a] for t in _ALL}
-        mean = lambda i, a, ts: float(np.mean(np.concatenate([curves[a, t][i] for t in ts]))) if n[a] else -1.
+        def mean(i, a, ts): return float(np.mean(np.concatenate([curves[a, t][i] for t in ts]))) if n[a] else -1.
         return {name: mean(*what) for name, what in _SUMMARY.items()}
 
 # %% ../../nbs/metrics/02_keypoints.ipynb #2cb3103d
-def _pycocotools(gt, results, sigmas): # name -> value by the official evaluator; nothing printed, nothing passed in is changed
+# name -> value by the official evaluator; nothing printed, nothing passed in is changed
+def _pycocotools(gt, results, sigmas):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-    flat = lambda r: r | {key: np.ravel(r[key]).tolist() for key in ("keypoints", "bbox") if key in r}
+    def flat(r): return r | {key: np.ravel(r[key]).tolist() for key in ("keypoints", "bbox") if key in r}
     truth, found = COCO(), COCO()
     truth.dataset = gt | dict(annotations=[dict(iscrowd=0) | flat(a) for a in gt["annotations"]])
     found.dataset = gt | dict(annotations=[])
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex(); found.createIndex()
+        truth.createIndex()
+        found.createIndex()
         evaluation = COCOeval(truth, truth.loadRes([flat(r) for r in results]) if results else found, "keypoints")
         evaluation.params.kpt_oks_sigmas = sigmas
-        evaluation.evaluate(); evaluation.accumulate(); evaluation.summarize()
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
     return dict(zip(_SUMMARY, evaluation.stats.tolist()))
 
 def coco_keypoint_ap(
@@ -318,8 +392,10 @@ def coco_keypoint_ap(
 ) -> dict: # name -> value
     "COCO AP and AR of keypoints: AP, AP50, AP75, AP_M, AP_L, AR, AR50, AR75, AR_M, AR_L; `DataError` for input that cannot be scored."
     gt, results = _load(gt, "")[0], _load(results, "")[0]
-    if evaluator == "fast": return KeypointEval(gt, results, skeleton, sigmas=sigmas, boxes=boxes).summarize()
-    if evaluator != "pycocotools": raise DataError(f'evaluator is {evaluator!r}, expected "pycocotools" or "fast"')
+    if evaluator == "fast":
+        return KeypointEval(gt, results, skeleton, sigmas=sigmas, boxes=boxes).summarize()
+    if evaluator != "pycocotools":
+        raise DataError(f'evaluator is {evaluator!r}, expected "pycocotools" or "fast"')
     sigmas, _ = _sigmas(skeleton, sigmas), _protocol(boxes)
     _detections(results, _ground_truth(gt, len(sigmas)), len(sigmas)) # the same checks, the same messages
     return _pycocotools(gt, results, sigmas)
@@ -335,11 +411,16 @@ def weighted_curve(
     hit, image = status[status >= 0] == 1, image[status >= 0]
     run = np.cumsum(np.append(False, hit[:-1] & ~hit[1:])[:len(hit)]) # a new run starts with the first miss after a hit
     shape = (run.max(initial=0) + 1, len(weights))
-    tp, both = (np.cumsum(sparse.csr_array((np.ones(m.sum()), (run[m], image[m])), shape=shape) @ weights, axis=0) for m in (hit, hit | True))
+    tp, both = (
+        np.cumsum(sparse.csr_array((np.ones(m.sum()), (run[m], image[m])), shape=shape) @ weights, axis=0)
+        for m in (hit, hit | True)
+    )
     precision = np.maximum.accumulate((tp / (both + np.spacing(1)))[::-1])[::-1]
     n = positives @ weights
-    with np.errstate(invalid="ignore"): recall = np.where(n > 0, tp / n, np.nan)
-    reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=0, prepend=0) # recall values first reached in each run
+    with np.errstate(invalid="ignore"):
+        recall = np.where(n > 0, tp / n, np.nan)
+    # recall values first reached in each run
+    reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=0, prepend=0)
     return np.where(n > 0, (reached * precision).sum(0) / len(RECALLS), np.nan), recall[-1]
 
 @patch
@@ -366,6 +447,11 @@ def per_joint_ap(
     for j, joint in enumerate(skeleton.joints):
         visible, one = truth.visible[:, [j]], KeypointEval.__new__(KeypointEval)
         alone = dict(xy=truth.xy[:, :, [j]], visible=visible, ignore=truth.ignore | ~visible[:, 0])
-        vars(one).update(_evaluate(SimpleNamespace(**vars(truth) | alone), SimpleNamespace(**vars(found) | dict(xy=found.xy[:, :, [j]])), sigmas[[j]]))
+        vars(one).update(
+            _evaluate(
+                SimpleNamespace(**vars(truth) | alone), SimpleNamespace(**vars(found) | dict(xy=found.xy[:, :, [j]])),
+                sigmas[[j]],
+            )
+        )
         out[joint] = one.summarize()["AP"]
     return out

@@ -31,16 +31,19 @@ def _percent(hits, count): return float(100 * hits / count) if count else float(
 
 def _offsets(pred, gt, visible): # checked distances (b k), and which joints are labelled (b k)
     pred, gt, seen = np.asarray(pred, float), np.asarray(gt, float), np.asarray(visible) > 0
-    if gt.ndim != 3 or gt.shape[-1] != 2: raise DataError(f"gt has shape {gt.shape}, expected (b, k, 2)")
+    if gt.ndim != 3 or gt.shape[-1] != 2:
+        raise DataError(f"gt has shape {gt.shape}, expected (b, k, 2)")
     _shapes(pred=(pred, gt.shape), visible=(seen, gt.shape[:2]))
     for name, x in (("pred", pred), ("gt", gt)):
-        if not np.isfinite(x[seen]).all(): raise DataError(f"{name} holds NaN or infinity at a visible joint, expected finite pixels")
+        if not np.isfinite(x[seen]).all():
+            raise DataError(f"{name} holds NaN or infinity at a visible joint, expected finite pixels")
     return np.linalg.norm(pred - gt, axis=-1), seen
 
 def _lengths(x, shape, name="ref_length"): # checked reference lengths
     x = np.asarray(x, float)
     _shapes(**{name: (x, shape if x.ndim else ())})
-    if not (np.isfinite(x) & (x > 0)).all(): raise DataError(f"{name} holds a length that is not finite and above 0")
+    if not (np.isfinite(x) & (x > 0)).all():
+        raise DataError(f"{name} holds a length that is not finite and above 0")
     return x
 
 def _hits(pred, gt, visible, ref, alpha): # correct joints (k) and labelled joints (k)
@@ -64,7 +67,9 @@ def mpii_head_size(x1, y1, x2, y2): # corners of MPII's head box, pixels
     "Head length of MPII's evaluation: 0.6 times the diagonal of the head box."
     return .6 * np.hypot(np.subtract(x2, x1), np.subtract(y2, y1))
 
-_GROUPS = {name: name.lower() for name in ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")} | {"Head": ("head_top", "upper_neck")}
+_GROUPS = {name: name.lower() for name in ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")} | {
+    "Head": ("head_top", "upper_neck")
+}
 
 def pckh(
     pred, gt, visible, # as for `pck`
@@ -74,11 +79,14 @@ def pckh(
 ) -> PCK: # with .groups
     "PCK relative to the head (Andriluka et al. 2014), total over seven joint groups weighted by count; `DataError` as for `pck`."
     hits, count = _hits(pred, gt, visible, head_size, alpha)
-    if len(count) != skeleton.k: raise DataError(f"gt holds {len(count)} joints, expected the {skeleton.k} of {skeleton.name}")
+    if len(count) != skeleton.k:
+        raise DataError(f"gt holds {len(count)} joints, expected the {skeleton.k} of {skeleton.name}")
     member = {name: np.array([j.endswith(end) for j in skeleton.joints]) for name, end in _GROUPS.items()}
     used = np.any(list(member.values()), axis=0)
-    return PCK(_percent(hits[used].sum(), count[used].sum()), np.array([_percent(h, c) for h, c in zip(hits, count)]), count,
-               {name: _percent(hits[m].sum(), count[m].sum()) for name, m in member.items()})
+    return PCK(
+        _percent(hits[used].sum(), count[used].sum()), np.array([_percent(h, c) for h, c in zip(hits, count)]), count,
+        {name: _percent(hits[m].sum(), count[m].sum()) for name, m in member.items()},
+    )
 
 # %% ../../nbs/metrics/03_pck_protocols.ipynb #36f67797
 class JointRecall(Evaluation):
@@ -97,15 +105,28 @@ class JointRecall(Evaluation):
         threshold=.5, # of a joint's term of the OKS
         boxes="gt"    # box protocol: "gt" or "detector:<name>"; only results of one protocol are compared
     ):
-        (distance, seen), sigmas, image_id = _offsets(pred, gt, visible), _sigmas(skeleton, sigmas), np.asarray(image_id)
+        (distance, seen), sigmas, image_id = (
+            _offsets(pred, gt, visible), _sigmas(skeleton, sigmas), np.asarray(image_id),
+        )
         members = {name: np.asarray(m, bool) for name, m in groups.items()}
-        _shapes(image_id=(image_id, seen.shape[:1]), sigmas=(sigmas, seen.shape[1:]), **{f"group {name}": (m, seen.shape) for name, m in members.items()})
-        for name in {name for pair in contrasts for name in pair} - set(groups): raise DataError(f"contrasts: {name!r} is none of the groups {', '.join(groups)}")
+        _shapes(
+            image_id=(image_id, seen.shape[:1]), sigmas=(sigmas, seen.shape[1:]),
+            **{f"group {name}": (m, seen.shape) for name, m in members.items()},
+        )
+        for name in {name for pair in contrasts for name in pair} - set(groups):
+            raise DataError(f"contrasts: {name!r} is none of the groups {', '.join(groups)}")
         near = _closeness(distance**2, _lengths(area, seen.shape[:1], "area")[:, None], sigmas) > threshold
         self.image_ids, place = np.unique(image_id, return_inverse=True)
-        per_image = sparse.csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place)))
-        self.hits, self.count = (np.stack([per_image @ (m & x).sum(1) for m in members.values()]) for x in (seen & near, seen)) # (g m)
-        self.groups, self.contrasts, self.threshold, self.boxes = np.array(list(groups)), np.array(list(contrasts), str).reshape(-1, 2), threshold, _protocol(boxes)
+        per_image = sparse.csr_array(
+            (np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place))
+        )
+        # (g m)
+        self.hits, self.count = (
+            np.stack([per_image @ (m & x).sum(1) for m in members.values()]) for x in (seen & near, seen)
+        )
+        self.groups, self.contrasts, self.threshold, self.boxes = (
+            np.array(list(groups)), np.array(list(contrasts), str).reshape(-1, 2), threshold, _protocol(boxes),
+        )
 
     def __len__(self): return len(self.image_ids)
 
@@ -115,34 +136,54 @@ class JointRecall(Evaluation):
 # %% ../../nbs/metrics/03_pck_protocols.ipynb #2e734762
 @patch
 def _weighted(self: JointRecall, weights, names): # weights (images b) -> name -> (b)
-    with np.errstate(invalid="ignore"): rate = dict(zip(map(str, self.groups), 100 * (self.hits @ weights) / (self.count @ weights)))
+    with np.errstate(invalid="ignore"):
+        rate = dict(zip(map(str, self.groups), 100 * (self.hits @ weights) / (self.count @ weights)))
     rate |= {f"{a} - {b}": rate[a] - rate[b] for a, b in self.contrasts}
     return {name: rate[name] for name in names}
 
 @patch
 def _about(self: JointRecall, name): # labelled joints, unit, protocol
     of = [g in name.split(" - ") for g in self.groups]
-    return int(self.count[of].sum()), "%", {"metric": "joints found", "of": name, "threshold": self.threshold, "boxes": self.boxes}
+    return (
+        int(self.count[of].sum()), "%",
+        {"metric": "joints found", "of": name, "threshold": self.threshold, "boxes": self.boxes},
+    )
 
 # %% ../../nbs/metrics/03_pck_protocols.ipynb #c6649aca
-PCK_PROTOCOLS = tuple(f"{ref}{v}{j}" for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05")
-                      for v in ("", " visible") for j in ("", " limbs")) # common definitions
+PCK_PROTOCOLS = tuple(
+    f"{ref}{v}{j}"
+    for ref in ("torso@0.2", "head@0.5", "box@0.1", "box@0.2", "diagonal@0.1", "crop@0.05")
+    for v in ("", " visible")
+    for j in ("", " limbs")
+)  # common definitions
 _HEAD = ("nose", "eye", "ear", "head", "head_top", "neck")
-_SOME = {"limbs": ("elbow", "wrist", "hip", "knee", "ankle")} | {name.lower(): ends for name, ends in _GROUPS.items()} # joints by the end of their names
+# joints by the end of their names
+_SOME = {"limbs": ("elbow", "wrist", "hip", "knee", "ankle")} | {name.lower(): ends for name, ends in _GROUPS.items()}
 
 def _read_protocol(name): # reference, alpha, only visible joints, which joints
     found = re.fullmatch(rf"(torso|head|box|diagonal|crop|pckh)@(\d*\.?\d+)( visible)?(?: ({'|'.join(_SOME)}))?", name)
     if not found or not float(found[2]):
-        raise DataError(f"protocol {name!r}: expected torso, head, box, diagonal, crop or pckh, '@', a share above 0, then ' visible' and one of {', '.join(_SOME)} if wanted")
-    return found[1], float(found[2]), bool(found[3]), found[4] or ("all but pelvis and thorax" if found[1] == "pckh" else "all")
+        raise DataError(
+            f"protocol {name!r}: expected torso, head, box, diagonal, crop or pckh, '@', a share above 0, then ' visible' and one of {', '.join(_SOME)} if wanted"
+        )
+    return (
+        found[1], float(found[2]), bool(found[3]),
+        found[4] or ("all but pelvis and thorax" if found[1] == "pckh" else "all"),
+    )
 
 def _members(skeleton, ends): # (k) joints whose name ends so
     return np.array([j.endswith(ends) for j in skeleton.joints])
 
 def _counted(skeleton, joints): # (k) the joints that count
-    if joints == "all": return np.ones(skeleton.k, bool)
-    member = _members(skeleton, _SOME[joints]) if joints in _SOME else np.any([_members(skeleton, ends) for ends in _GROUPS.values()], axis=0)
-    if not member.any(): raise DataError(f"protocol: {skeleton.name} has no {joints} joints")
+    if joints == "all":
+        return np.ones(skeleton.k, bool)
+    member = (
+        _members(skeleton, _SOME[joints])
+        if joints in _SOME
+        else np.any([_members(skeleton, ends) for ends in _GROUPS.values()], axis=0)
+    )
+    if not member.any():
+        raise DataError(f"protocol: {skeleton.name} has no {joints} joints")
     return member
 
 # %% ../../nbs/metrics/03_pck_protocols.ipynb #de55e303
@@ -167,16 +208,24 @@ def reference_length(
 ) -> np.ndarray: # (b) pixels; NaN for a person that has none
     "What PCK measures an error by; `DataError` for an unknown reference, a length that is needed and not given, or one that is not above 0."
     gt, seen = np.asarray(gt, float), np.asarray(visible) > 0
-    needed, n = {"box": "bbox", "diagonal": "bbox", "pckh": "head", "crop": "crop", "head": "head"}.get(reference), gt.shape[:1]
+    needed, n = (
+        {"box": "bbox", "diagonal": "bbox", "pckh": "head", "crop": "crop", "head": "head"}.get(reference),
+        gt.shape[:1],
+    )
     given = {"bbox": bbox, "head": head, "crop": crop}.get(needed)
-    if given is None and needed and reference != "head": raise DataError(f"reference {reference!r}: {needed} is missing, expected one length or box a person")
+    if given is None and needed and reference != "head":
+        raise DataError(f"reference {reference!r}: {needed} is missing, expected one length or box a person")
     if reference in ("box", "diagonal"):
         sides = _lengths(np.asarray(bbox, float)[..., 2:], (*n, 2), "bbox")
         return sides.max(1) if reference == "box" else np.hypot(*sides.T)
-    if given is not None: return np.broadcast_to(_lengths(given, n, needed), n)
-    if reference == "torso": length = _between(gt, seen, skeleton, (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")))
-    elif reference == "head": length = _widest(gt[:, m := _members(skeleton, _HEAD)], seen[:, m])
-    else: raise DataError(f"reference {reference!r}: expected torso, head, box, diagonal, crop or pckh")
+    if given is not None:
+        return np.broadcast_to(_lengths(given, n, needed), n)
+    if reference == "torso":
+        length = _between(gt, seen, skeleton, (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")))
+    elif reference == "head":
+        length = _widest(gt[:, m := _members(skeleton, _HEAD)], seen[:, m])
+    else:
+        raise DataError(f"reference {reference!r}: expected torso, head, box, diagonal, crop or pckh")
     return np.where(length > 0, length, np.nan)
 
 # %% ../../nbs/metrics/03_pck_protocols.ipynb #602e6189
@@ -195,20 +244,30 @@ class PCKEval(Evaluation):
         boxes="gt"    # box protocol: "gt" or "detector:<name>"; only results of one protocol are compared
     ):
         (distance, seen), image_id = _offsets(pred, gt, visible), np.asarray(image_id)
-        if seen.shape[1] != skeleton.k: raise DataError(f"gt holds {seen.shape[1]} joints, expected the {skeleton.k} of {skeleton.name}")
+        if seen.shape[1] != skeleton.k:
+            raise DataError(f"gt holds {seen.shape[1]} joints, expected the {skeleton.k} of {skeleton.name}")
         _shapes(image_id=(image_id, seen.shape[:1]))
         self.boxes, self.protocols, self.joints = _protocol(boxes), np.array(list(protocols)), np.array(skeleton.joints)
         definitions = [_read_protocol(str(name)) for name in self.protocols]
-        if len({*self.protocols}) < max(1, len(definitions)): raise DataError("protocols: none, or one stands twice, expected names of their own")
-        length = {r: reference_length(r, gt, visible, skeleton, bbox=bbox, head=head, crop=crop) for r, *_ in definitions}
+        if len({*self.protocols}) < max(1, len(definitions)):
+            raise DataError("protocols: none, or one stands twice, expected names of their own")
+        length = {
+            r: reference_length(r, gt, visible, skeleton, bbox=bbox, head=head, crop=crop) for r, *_ in definitions
+        }
         self.image_ids, place = np.unique(image_id, return_inverse=True)
-        per_image = sparse.csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place)))
+        per_image = sparse.csr_array(
+            (np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(self.image_ids), len(place))
+        )
         clear, sums = np.asarray(visible) > 1, []
         for reference, alpha, only_visible, joints in definitions:
-            counts = (clear if only_visible else seen) & np.isfinite(length[reference])[:, None] & _counted(skeleton, joints)
-            with np.errstate(invalid="ignore"): hits = counts & (distance / length[reference][:, None] <= alpha)
+            counts = (
+                (clear if only_visible else seen) & np.isfinite(length[reference])[:, None] & _counted(skeleton, joints)
+            )
+            with np.errstate(invalid="ignore"):
+                hits = counts & (distance / length[reference][:, None] <= alpha)
             sums.append((per_image @ hits, per_image @ counts, counts.any(1).sum(), np.nansum(length[reference])))
-        self.hits, self.count, self.persons, self.lengths = (np.array(x) for x in zip(*sums)) # (p m k), (p m k), (p), (p)
+        # (p m k), (p m k), (p), (p)
+        self.hits, self.count, self.persons, self.lengths = (np.array(x) for x in zip(*sums))
         self.hits, self.count = self.hits.astype(np.int32), self.count.astype(np.int32)
 
     def __len__(self): return len(self.image_ids)
@@ -220,16 +279,23 @@ class PCKEval(Evaluation):
 @patch
 def _weighted(self: PCKEval, weights, names): # weights (images b) -> name -> (b)
     at = {name: self.names.index(name) for name in names}
-    with np.errstate(invalid="ignore"): return {name: 100 * (self.hits[i].sum(1) @ weights) / (self.count[i].sum(1) @ weights) for name, i in at.items()}
+    with np.errstate(invalid="ignore"):
+        return {
+            name: 100 * (self.hits[i].sum(1) @ weights) / (self.count[i].sum(1) @ weights) for name, i in at.items()
+        }
 
 @patch
 def _about(self: PCKEval, name): # persons, unit, protocol
     reference, alpha, only_visible, joints = _read_protocol(name)
     which = {"visibility": "visible" if only_visible else "labelled", "joints": joints}
-    return int(self.persons[self.names.index(name)]), "%", {"reference": reference, "alpha": alpha, **which, "boxes": self.boxes}
+    return (
+        int(self.persons[self.names.index(name)]), "%",
+        {"reference": reference, "alpha": alpha, **which, "boxes": self.boxes},
+    )
 
 @patch
 def per_joint(self: PCKEval) -> pd.DataFrame: # joint x protocol, percent; NaN for a joint that does not count
     "PCK of each joint under each definition."
-    with np.errstate(invalid="ignore"): percent = 100 * self.hits.sum(1) / self.count.sum(1)
+    with np.errstate(invalid="ignore"):
+        percent = 100 * self.hits.sum(1) / self.count.sum(1)
     return pd.DataFrame(percent.T, index=pd.Index(self.joints, name="joint"), columns=self.names)

@@ -19,12 +19,16 @@ _FRAMES = 1024 # at a time: what fits into the cache
 
 def _millimetres(pred, gt): # checked arrays (.. k 3)
     pred, gt = np.asarray(pred), np.asarray(gt)
-    if gt.ndim < 2 or gt.shape[-1] != 3 or not gt.size: raise DataError(f"gt has shape {gt.shape}, expected (.., k, 3) with at least one frame")
+    if gt.ndim < 2 or gt.shape[-1] != 3 or not gt.size:
+        raise DataError(f"gt has shape {gt.shape}, expected (.., k, 3) with at least one frame")
     _shapes(pred=(pred, gt.shape))
     for name, x in (("pred", pred), ("gt", gt)):
-        if np.isfinite(x).all(): continue
+        if np.isfinite(x).all():
+            continue
         i, joint, _ = np.argwhere(~np.isfinite(x.reshape(-1, *gt.shape[-2:])))[0]
-        raise DataError(f"{name} holds NaN or infinity at {_frame(i, gt.shape)}, joint {joint}, expected finite millimetres")
+        raise DataError(
+            f"{name} holds NaN or infinity at {_frame(i, gt.shape)}, joint {joint}, expected finite millimetres"
+        )
     return pred, gt
 
 def _frame(i, shape): # "frame 7", or "frame (1, 7)" where there are several leading dimensions
@@ -35,7 +39,12 @@ def _by_frames(f, pred, gt, name=None): # f(pred, gt, name of a row) on float64 
     pred, gt = _millimetres(pred, gt)
     name = name or (lambda i: _frame(i, gt.shape))
     p, g = (x.reshape(-1, *gt.shape[-2:]) for x in (pred, gt))
-    out = np.concatenate([f(p[s:s + _FRAMES].astype(float), g[s:s + _FRAMES].astype(float), lambda i: name(s + i)) for s in range(0, len(p), _FRAMES)])
+    out = np.concatenate(
+        [
+            f(p[s : s + _FRAMES].astype(float), g[s : s + _FRAMES].astype(float), lambda i: name(s + i))
+            for s in range(0, len(p), _FRAMES)
+        ]
+    )
     return out.reshape(gt.shape[:-2] + out.shape[1:])
 
 def _distance(a, b): # (.. k 3) -> (.. k); plane by plane, several times faster than a norm over an axis of 3
@@ -60,7 +69,10 @@ def _procrustes(p, g, name): # (f k 3) p moved, turned and scaled onto g
     for which, centred, whole in (("pred", x, p), ("gt", y, g)):
         size, all_of_it = (np.einsum("fki,fki->f", a, a) for a in (centred, whole))
         collapsed = np.flatnonzero(size <= (64 * np.finfo(float).eps)**2 * all_of_it)
-        if len(collapsed): raise DataError(f"{which}: all joints of {name(collapsed[0])} lie at one place, expected a pose that can be aligned")
+        if len(collapsed):
+            raise DataError(
+                f"{which}: all joints of {name(collapsed[0])} lie at one place, expected a pose that can be aligned"
+            )
         spread.append(size)
     u, s, vt = np.linalg.svd(x.transpose(0, 2, 1) @ y)
     mirrored = np.linalg.det(u) * np.linalg.det(vt) < 0
@@ -84,7 +96,10 @@ def p_mpjpe(
 # %% ../../nbs/metrics/04_pose3d.ipynb #1b7c98e4
 def _rescaled(p, g, name): # (f k 3) p times the factor that fits g best
     size = np.einsum("fki,fki->f", p, p)
-    if not size.all(): raise DataError(f"pred: all joints of {name(np.flatnonzero(size == 0)[0])} lie in the origin, expected a pose that can be scaled")
+    if not size.all():
+        raise DataError(
+            f"pred: all joints of {name(np.flatnonzero(size == 0)[0])} lie in the origin, expected a pose that can be scaled"
+        )
     return (np.einsum("fki,fki->f", p, g) / size)[:, None, None] * p
 
 def n_mpjpe(
@@ -100,7 +115,8 @@ def velocity_error(
 ) -> float: # mean, or (.. t-1), mm per frame
     "MPJPE of the differences between consecutive frames (Pavllo et al. 2019); `DataError` as for `mpjpe`, or with fewer than two frames."
     pred, gt = _millimetres(pred, gt)
-    if gt.ndim < 3 or gt.shape[-3] < 2: raise DataError(f"gt has shape {gt.shape}, expected (.., t, k, 3) with at least two frames")
+    if gt.ndim < 3 or gt.shape[-3] < 2:
+        raise DataError(f"gt has shape {gt.shape}, expected (.., t, k, 3) with at least two frames")
     return mpjpe(*(np.diff(x.astype(float), axis=-3) for x in (pred, gt)), reduce)
 
 # %% ../../nbs/metrics/04_pose3d.ipynb #5f8298ba
@@ -119,13 +135,18 @@ def _in_order(view, frame, name): # rows sorted by view and frame, which of them
     order = np.lexsort((frame, view))
     same, step = np.diff(view[order]) == 0, np.diff(frame[order])
     twice = np.flatnonzero(same & (step == 0))
-    if len(twice): raise DataError(f"frame: {frame[order[twice[0]]]} stands twice in {name(order[twice[0]])}, expected each frame once")
+    if len(twice):
+        raise DataError(
+            f"frame: {frame[order[twice[0]]]} stands twice in {name(order[twice[0]])}, expected each frame once"
+        )
     stride = int(step[same].min()) if same.any() else 0
     return order, np.append(False, same & (step == stride)), stride
 
-def _motion_errors(pred, gt, rows, follows): # rows of one motion in order -> sums of the four errors (4) and of the joints' P1 and P2 (2 k), size of the poses
+# rows of one motion in order -> sums of the four errors (4) and of the joints' P1 and P2 (2 k), size of the poses
+def _motion_errors(pred, gt, rows, follows):
     p, g = (x[rows].astype(float) - x[rows, :1] for x in (pred, gt))
-    both = lambda p, g, name: np.stack([_distance(_procrustes(p, g, name), g), _distance(_rescaled(p, g, name), g)], 1)
+    def both(p, g, name):
+        return np.stack([_distance(_procrustes(p, g, name), g), _distance(_rescaled(p, g, name), g)], 1)
     p1, (p2, n1) = _distance(p, g), _by_frames(both, p, g, lambda i: f"frame {rows[i]}").swapaxes(0, 1)
     velocity = _distance(np.diff(p - g, axis=0)[follows[1:]], 0)
     return [x.mean(1).sum() for x in (p1, p2, n1, velocity)], [p1.sum(0), p2.sum(0)], _distance(g, 0).sum()
@@ -134,7 +155,9 @@ def _motion_errors(pred, gt, rows, follows): # rows of one motion in order -> su
 class PoseErrors(Evaluation):
     "Errors of 3D poses, summed over motions: `.summarize()`, `.bootstrap()`, `.per_action()`, `.per_subject()`, `.per_joint()`, `.within(motions)`."
     names = (*_ERRORS, *(f"{e}_per_action" for e in _ERRORS))
-    _units, _strata, _items, _protocol = "motions", "action", ("subject", "action", "clip", "frames", "pairs", "stride", "truth"), ("source2d",)
+    _units, _strata, _items, _protocol = (
+        "motions", "action", ("subject", "action", "clip", "frames", "pairs", "stride", "truth"), ("source2d",),
+    )
     _fields = (*_items, "sums", "joint_sums", "joints", "source2d")
 
     def __init__(self,
@@ -145,17 +168,25 @@ class PoseErrors(Evaluation):
     ):
         pred, gt = _millimetres(pred, gt)
         n, frame = len(gt), np.asarray(frame)
-        if gt.shape[1:] != (skeleton.k, 3): raise DataError(f"gt has shape {gt.shape}, expected (n, {skeleton.k}, 3): the joints of {skeleton.name}")
-        if frame.shape != (n,) or frame.dtype.kind not in "iu": raise DataError(f"frame: {frame.dtype} of shape {frame.shape}, expected ({n},) whole numbers")
+        if gt.shape[1:] != (skeleton.k, 3):
+            raise DataError(f"gt has shape {gt.shape}, expected (n, {skeleton.k}, 3): the joints of {skeleton.name}")
+        if frame.shape != (n,) or frame.dtype.kind not in "iu":
+            raise DataError(f"frame: {frame.dtype} of shape {frame.shape}, expected ({n},) whole numbers")
         codes = _codes(n, subject=subject, action=action, clip=clip, camera=camera)
         view = np.ravel_multi_index([c for c, _ in codes.values()], [len(v) for _, v in codes.values()])
-        order, follows, self.stride = _in_order(view, frame, lambda i: ", ".join(f"{k} {v[c[i]]}" for k, (c, v) in codes.items()))
+        order, follows, self.stride = _in_order(
+            view, frame, lambda i: ", ".join(f"{k} {v[c[i]]}" for k, (c, v) in codes.items())
+        )
         motion = view[order] // len(codes["camera"][1])
         starts = np.flatnonzero(np.diff(motion, prepend=-1))
-        parts = [_motion_errors(pred, gt, rows, f) for rows, f in zip(np.split(order, starts[1:]), np.split(follows, starts[1:]))]
+        parts = [
+            _motion_errors(pred, gt, rows, f)
+            for rows, f in zip(np.split(order, starts[1:]), np.split(follows, starts[1:]))
+        ]
         self.sums, self.joint_sums, self.truth = (np.array(x) for x in zip(*parts)) # (m 4), (m 2 k), (m)
         self.frames, self.pairs = np.diff(starts, append=n), np.add.reduceat(follows.astype(int), starts)
-        for k in ("subject", "action", "clip"): setattr(self, k, codes[k][1][codes[k][0][order[starts]]])
+        for k in ("subject", "action", "clip"):
+            setattr(self, k, codes[k][1][codes[k][0][order[starts]]])
         self.joints, self.source2d = np.array(skeleton.joints), source2d
 
     def __len__(self): return len(self.frames)
@@ -169,7 +200,8 @@ def _weighted(self: PoseErrors, weights, names): # weights (motions b) -> name -
     actions, whole, out = (self.action == np.unique(self.action)[:, None]).astype(float), np.ones((1, len(self))), {}
     for name in names:
         i, groups = _ERRORS.index(name.removesuffix("_per_action")), actions if name.endswith("_per_action") else whole
-        with np.errstate(invalid="ignore"): out[name] = _nanmean((groups * self.sums[:, i]) @ weights / ((groups * self._count[:, i]) @ weights))
+        with np.errstate(invalid="ignore"):
+            out[name] = _nanmean((groups * self.sums[:, i]) @ weights / ((groups * self._count[:, i]) @ weights))
     return out
 
 @patch
@@ -180,7 +212,10 @@ def _about(self: PoseErrors, name): # motions, unit, protocol
 def _table(errors, by): # a row a label: the four errors, frames, motions
     labels = getattr(errors, by)
     parts = {v: errors.within(labels == v) for v in np.unique(labels)}
-    rows = [{e: part.summarize()[e] for e in _ERRORS} | {"frames": part.frames.sum(), "motions": len(part)} for part in parts.values()]
+    rows = [
+        {e: part.summarize()[e] for e in _ERRORS} | {"frames": part.frames.sum(), "motions": len(part)}
+        for part in parts.values()
+    ]
     return pd.DataFrame(rows, index=pd.Index(parts, name=by))
 
 @patch
@@ -196,7 +231,9 @@ def per_subject(self: PoseErrors) -> pd.DataFrame: # subject -> P1, P2, N1, velo
 @patch
 def per_joint(self: PoseErrors) -> pd.DataFrame: # joint -> P1, P2
     "Mean error of each joint before and after alignment, mm."
-    return pd.DataFrame(self.joint_sums.sum(0).T / self.frames.sum(), index=pd.Index(self.joints, name="joint"), columns=["P1", "P2"])
+    return pd.DataFrame(
+        self.joint_sums.sum(0).T / self.frames.sum(), index=pd.Index(self.joints, name="joint"), columns=["P1", "P2"]
+    )
 
 # %% ../../nbs/metrics/04_pose3d.ipynb #94b7ff9a
 def _kept(evaluation, keep, fields, what): # the same evaluation with some rows of its arrays
@@ -204,7 +241,8 @@ def _kept(evaluation, keep, fields, what): # the same evaluation with some rows 
     if keep.dtype != bool or keep.shape != (n,) or not keep.any():
         raise DataError(f"keep is not a mask of {n} truth values that keeps at least one of the {what}")
     out = type(evaluation).__new__(type(evaluation))
-    for k in evaluation._fields: setattr(out, k, getattr(evaluation, k)[keep] if k in fields else getattr(evaluation, k))
+    for k in evaluation._fields:
+        setattr(out, k, getattr(evaluation, k)[keep] if k in fields else getattr(evaluation, k))
     return out
 
 @patch

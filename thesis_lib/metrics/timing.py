@@ -22,9 +22,11 @@ def _gc_off():
     was = gc.isenabled()
     gc.collect()
     gc.disable()
-    try: yield
+    try:
+        yield
     finally:
-        if was: gc.enable()
+        if was:
+            gc.enable()
 
 def seconds_of(
     f, # called without arguments
@@ -34,12 +36,14 @@ def seconds_of(
     "Seconds of one call of `f`, the mean over a window of `calls`"
     if torch.device(device).type != "cuda":
         start = time.perf_counter()
-        for _ in range(calls): f()
+        for _ in range(calls):
+            f()
         return (time.perf_counter() - start) / calls
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
     start.record()
-    for _ in range(calls): f()
+    for _ in range(calls):
+        f()
     end.record()
     torch.cuda.synchronize(device)
     return start.elapsed_time(end) / 1e3 / calls
@@ -56,7 +60,8 @@ def time_interleaved(
 )->pd.DataFrame: # (rounds, functions) seconds of one call
     "Time `functions` in turns, in a random order each round"
     for f in functions.values():
-        for _ in range(warmup): f()
+        for _ in range(warmup):
+            f()
     rng, names, rows = np.random.default_rng(seed), list(functions), []
     with _gc_off():
         for _ in range(rounds):
@@ -71,8 +76,11 @@ def timing_table(
     seed=0,
 )->pd.DataFrame: # a row per function: ms, p95, ratio, lo, hi
     "Median and 95th percentile in ms and the median per-round ratio to `reference` with its 95 % bootstrap interval; DataError for an unknown reference"
-    if reference not in seconds: raise DataError(f"reference {reference!r} is not a column: expected one of {list(seconds)}")
+    if reference not in seconds:
+        raise DataError(f"reference {reference!r} is not a column: expected one of {list(seconds)}")
     ratio = seconds.div(seconds[reference], axis=0).to_numpy()
     draw = np.random.default_rng(seed).integers(len(ratio), size=(n, len(ratio)))
     lo, hi = np.percentile(np.median(ratio[draw], axis=1), [2.5, 97.5], axis=0)
-    return pd.DataFrame(dict(ms=1e3*seconds.median(), p95=1e3*seconds.quantile(.95), ratio=np.median(ratio, axis=0), lo=lo, hi=hi))
+    return pd.DataFrame(
+        dict(ms=1e3 * seconds.median(), p95=1e3 * seconds.quantile(0.95), ratio=np.median(ratio, axis=0), lo=lo, hi=hi)
+    )

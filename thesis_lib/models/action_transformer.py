@@ -31,22 +31,30 @@ class ActionTransformer(nn.Module):
     ):
         super().__init__()
         for name, value in dict(classes=classes, features=features, layers=layers, frames=frames).items():
-            if value < 1: raise DataError(f"{name} = {value}: expected a whole number of at least 1")
-        if pool not in ("token", "mean"): raise DataError(f"pool = {pool!r}: expected 'token' or 'mean'")
+            if value < 1:
+                raise DataError(f"{name} = {value}: expected a whole number of at least 1")
+        if pool not in ("token", "mean"):
+            raise DataError(f"pool = {pool!r}: expected 'token' or 'mean'")
         self.features, self.frames, token = features, frames, pool == "token"
         self.embed, self.pos = nn.Linear(features, d_m), nn.Parameter(.02*torch.randn(frames + token, d_m))
         self.token = nn.Parameter(.02*torch.randn(1, d_m)) if token else None
-        self.layers = nn.ModuleList(EncoderLayer(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=True, activation="gelu")
-                                    for _ in range(layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=True, activation="gelu")
+            for _ in range(layers)
+        )
         self.norm, self.head = nn.LayerNorm(d_m), nn.Linear(d_m, classes)
 
     def forward_features(self, x): # (b t features) -> (b d_m)
         if x.ndim != 3 or x.shape[-1] != self.features or not 1 <= x.shape[1] <= self.frames:
-            raise DataError(f"windows have shape {tuple(x.shape)}; expected (b t {self.features}) with 1 to {self.frames} frames")
+            raise DataError(
+                f"windows have shape {tuple(x.shape)}; expected (b t {self.features}) with 1 to {self.frames} frames"
+            )
         x = self.embed(x)
-        if self.token is not None: x = torch.cat((self.token.expand(len(x), 1, -1), x), 1)
+        if self.token is not None:
+            x = torch.cat((self.token.expand(len(x), 1, -1), x), 1)
         x = x + self.pos[:x.shape[1]]
-        for layer in self.layers: x = layer(x)
+        for layer in self.layers:
+            x = layer(x)
         return self.norm(x[:, 0] if self.token is not None else x.mean(1))
 
     def forward(self, x): # (b t features) -> logits (b classes)

@@ -47,7 +47,8 @@ def upsample_nearest(
     x=2, y=2, # whole factors of the height and the width
 ): # (.. x*m y*n)
     "Algorithm 1 of Andersen's thesis (2021); DataError for a factor that is no whole number above 0"
-    if any(f != int(f) or f < 1 for f in (x, y)): raise DataError(f"factors ({x}, {y}): expected whole numbers of at least 1")
+    if any(f != int(f) or f < 1 for f in (x, y)):
+        raise DataError(f"factors ({x}, {y}): expected whole numbers of at least 1")
     m, n = image.shape[-2:]
     out = image.new_zeros(*image.shape[:-2], m*x, n*y)
     out[..., ::x, ::y] = image
@@ -67,8 +68,10 @@ class Autoencoder(nn.Module):
     ):
         super().__init__()
         size = prod(shape)
-        if not 0 < code < size: raise DataError(f"code = {code}: expected 1 to {size - 1}, fewer numbers than the {size} of the latent map")
-        if depth < 1: raise DataError(f"code_depth = {depth}: expected at least 1 layer on each side")
+        if not 0 < code < size:
+            raise DataError(f"code = {code}: expected 1 to {size - 1}, fewer numbers than the {size} of the latent map")
+        if depth < 1:
+            raise DataError(f"code_depth = {depth}: expected at least 1 layer on each side")
         widths = [round(size * (code/size)**(i/depth)) for i in range(depth + 1)]
         self.shape, self.encoder, self.decoder = tuple(shape), _linears(widths), _linears(widths[::-1])
 
@@ -89,23 +92,30 @@ class Hourglass(nn.Module):
     ):
         super().__init__()
         places = [_SKIP*skip, _DOWN, _UP]
-        self.hg = nn.ModuleList(nn.ModuleDict({p: _residual(blocks, features, features) for p in places + [_BOTTOM]*(n == 0) if p}) for n in range(depth))
+        self.hg = nn.ModuleList(
+            nn.ModuleDict({p: _residual(blocks, features, features) for p in places + [_BOTTOM] * (n == 0) if p})
+            for n in range(depth)
+        )
         self.latent = latent or nn.Identity()
 
     def forward(self, x): # (b features h w) -> the same
         kept = []
         for level in reversed(self.hg):
-            if _SKIP in level: kept.append(level[_SKIP](x))
+            if _SKIP in level:
+                kept.append(level[_SKIP](x))
             x = level[_DOWN](F.max_pool2d(x, 2))
         x = self.latent(self.hg[0][_BOTTOM](x))
         for level in self.hg:
             x = F.interpolate(level[_UP](x), scale_factor=2)
-            if kept: x = x + kept.pop()
+            if kept:
+                x = x + kept.pop()
         return x
 
 # %% ../../nbs/models/06_hourglass.ipynb #fceab5e4
-_STEMS = {"newell": (2, 2, 1), "pytorch-pose": (2, 1, 1)} # `features` over the width after each of the three residual modules
+# `features` over the width after each of the three residual modules
+_STEMS = {"newell": (2, 2, 1), "pytorch-pose": (2, 1, 1)}
 
+# %% ../../nbs/models/06_hourglass.ipynb #ae1d7cce
 class StackedHourglass(nn.Module):
     "Heatmaps of joints from a person crop, of every stack; DataError for sizes that do not divide, and for fewer than one stack"
     def __init__(self,
@@ -124,22 +134,35 @@ class StackedHourglass(nn.Module):
     ):
         super().__init__()
         for name, value in dict(stacks=stacks, depth=depth, blocks=blocks, joints=joints).items():
-            if value < 1: raise DataError(f"{name} = {value}: expected at least 1")
-        if features < 4 or features % 4: raise DataError(f"features = {features}: expected a multiple of 4")
-        if stem not in _STEMS: raise DataError(f"stem = {stem!r}: expected one of {', '.join(_STEMS)}")
+            if value < 1:
+                raise DataError(f"{name} = {value}: expected at least 1")
+        if features < 4 or features % 4:
+            raise DataError(f"features = {features}: expected a multiple of 4")
+        if stem not in _STEMS:
+            raise DataError(f"stem = {stem!r}: expected one of {', '.join(_STEMS)}")
         stride, f = 4 * 2**depth, features
         if any(s % stride or s < stride for s in image_size):
-            raise DataError(f"image_size = {tuple(image_size)}: width and height must be multiples of {stride}, the stride of the latent map at depth {depth}")
+            raise DataError(
+                f"image_size = {tuple(image_size)}: width and height must be multiples of {stride}, the stride of the latent map at depth {depth}"
+            )
         self.image_size, self.latent_shape = tuple(image_size), (f, image_size[1]//stride, image_size[0]//stride)
         self.latents = tuple(f"hg.{i}.latent" for i in range(stacks)) # names of the latent maps, for hooks,
-        self.skips = tuple(f"hg.{i}.hg.{n}.{_SKIP}" for i in range(stacks) for n in range(depth) if skip) # and of what goes past them
+        # and of what goes past them
+        self.skips = tuple(f"hg.{i}.hg.{n}.{_SKIP}" for i in range(stacks) for n in range(depth) if skip)
         a, b, c = (f//part for part in _STEMS[stem])
         self.conv1, self.bn1, self.relu = nn.Conv2d(3, f//4, 7, 2, 3), nn.BatchNorm2d(f//4), nn.ReLU(inplace=True)
-        self.layer1, self.maxpool, self.layer2, self.layer3 = _residual(1, f//4, a), nn.MaxPool2d(2), _residual(1, a, b), _residual(1, b, c)
+        self.layer1, self.maxpool, self.layer2, self.layer3 = (
+            _residual(1, f // 4, a), nn.MaxPool2d(2), _residual(1, a, b), _residual(1, b, c),
+        )
         every, between = range(stacks), range(stacks - 1)
-        self.hg = nn.ModuleList(Hourglass(f, blocks, depth, skip, Autoencoder(self.latent_shape, code, code_depth) if autoencoder else None) for _ in every)
+        self.hg = nn.ModuleList(
+            Hourglass(f, blocks, depth, skip, Autoencoder(self.latent_shape, code, code_depth) if autoencoder else None)
+            for _ in every
+        )
         self.res = nn.ModuleList(_residual(blocks, f, f) for _ in every)
-        self.fc = nn.ModuleList(nn.Sequential(nn.Conv2d(f, f, 1), nn.BatchNorm2d(f), nn.ReLU(inplace=True)) for _ in every)
+        self.fc = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(f, f, 1), nn.BatchNorm2d(f), nn.ReLU(inplace=True)) for _ in every
+        )
         self.score = nn.ModuleList(nn.Conv2d(f, joints, 1) for _ in every)
         self.fc_ = nn.ModuleList(nn.Conv2d(f, f, 1) for _ in between)
         self.score_ = nn.ModuleList(nn.Conv2d(joints, f, 1) for _ in between)
@@ -151,7 +174,9 @@ def forward_stem(self:StackedHourglass,
 ): # (b features H/4 W/4)
     "What the first hourglass is given; DataError for images of another size"
     if images.dim() != 4 or images.shape[1:] != (3, *self.image_size[::-1]):
-        raise DataError(f"images have shape {tuple(images.shape)}: expected (b 3 {self.image_size[1]} {self.image_size[0]})")
+        raise DataError(
+            f"images have shape {tuple(images.shape)}: expected (b 3 {self.image_size[1]} {self.image_size[0]})"
+        )
     x = self.layer1(self.relu(self.bn1(self.conv1(images))))
     return self.layer3(self.layer2(self.maxpool(x)))
 
@@ -162,7 +187,8 @@ def forward(self:StackedHourglass, images): # (b s k H/4 W/4)
     for i, hourglass in enumerate(self.hg):
         y = self.fc[i](self.res[i](hourglass(x)))
         heatmaps.append(self.score[i](y))
-        if i < len(self.fc_): x = x + self.fc_[i](y) + self.score_[i](heatmaps[-1])
+        if i < len(self.fc_):
+            x = x + self.fc_[i](y) + self.score_[i](heatmaps[-1])
     return torch.stack(heatmaps, 1)
 
 # %% ../../nbs/models/06_hourglass.ipynb #e5d5717d
@@ -183,7 +209,8 @@ def hourglass_loss(
     foreground=0., # a pixel counts 1 + foreground * target times
 ): # scalar, float32
     "`heatmap_loss` of every stack, summed; DataError unless there is one target for each of their heatmaps"
-    if pred.dim() != 5: raise DataError(f"heatmaps have shape {tuple(pred.shape)}: expected (b s k h w), those of every stack")
+    if pred.dim() != 5:
+        raise DataError(f"heatmaps have shape {tuple(pred.shape)}: expected (b s k h w), those of every stack")
     return sum(heatmap_loss(p, target, weights, foreground) for p in pred.unbind(1))
 
 # %% ../../nbs/models/06_hourglass.ipynb #628b44e3
@@ -193,12 +220,18 @@ def from_released(
 )->StackedHourglass: # in eval mode, on the CPU
     "A trained hourglass of any size; DataError for a file of another model"
     state = read_weights(path)
-    count = lambda pattern: sum(pattern.format(i) in state for i in range(len(state)))
-    try: joints, features = state["score.0.weight"].shape[:2]
-    except (KeyError, ValueError): raise DataError(f"{path}: no heatmaps 'score.0.weight' of a first stack, expected the checkpoint of a stacked hourglass") from None
+    def count(pattern): return sum(pattern.format(i) in state for i in range(len(state)))
+    try:
+        joints, features = state["score.0.weight"].shape[:2]
+    except (KeyError, ValueError):
+        raise DataError(
+            f"{path}: no heatmaps 'score.0.weight' of a first stack, expected the checkpoint of a stacked hourglass"
+        ) from None
     stem = "pytorch-pose" if "layer2.0.downsample.0.weight" in state else "newell"
-    model = StackedHourglass(count("score.{}.weight"), "hg.0.hg.0.0.0.conv1.weight" in state, joints=joints, image_size=image_size, features=features,
-                             blocks=count("res.0.{}.conv1.weight"), depth=count("hg.0.hg.{}.1.0.conv1.weight"), stem=stem)
+    model = StackedHourglass(
+        count("score.{}.weight"), "hg.0.hg.0.0.0.conv1.weight" in state, joints=joints, image_size=image_size,
+        features=features, blocks=count("res.0.{}.conv1.weight"), depth=count("hg.0.hg.{}.1.0.conv1.weight"), stem=stem,
+    )
     load_weights(model, path)
     return model.eval()
 
@@ -212,6 +245,8 @@ def from_run(
     try:
         size = {k: p[k] for k in ("stacks", "skip", "autoencoder", "features", "blocks", "depth", "code", "code_depth")}
         model = StackedHourglass(image_size=(p["image_w"], p["image_h"]), **size)
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an hourglass run") from None
-    if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
+    except KeyError as e:
+        raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an hourglass run") from None
+    if weights:
+        load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()

@@ -36,8 +36,11 @@ class DySample(nn.Module):
     ):
         super().__init__()
         if min(groups, channels) < 1 or channels % groups:
-            raise DataError(f"channels = {channels}, groups = {groups}: DySample needs a number of channels that its groups divide")
-        if ratio != int(ratio) or ratio < 1: raise DataError(f"ratio = {ratio}: expected a whole number of at least 1")
+            raise DataError(
+                f"channels = {channels}, groups = {groups}: DySample needs a number of channels that its groups divide"
+            )
+        if ratio != int(ratio) or ratio < 1:
+            raise DataError(f"ratio = {ratio}: expected a whole number of at least 1")
         self.ratio, self.groups = ratio, groups
         numbers = 2 * groups * ratio**2 # x and y of every new pixel
         self.offset = nn.Conv2d(channels, numbers, 1)
@@ -45,7 +48,8 @@ class DySample(nn.Module):
         nn.init.zeros_(self.offset.bias)
         self.scope = nn.Conv2d(channels, numbers, 1) if dynamic_scope else None
         if dynamic_scope:
-            for p in self.scope.parameters(): nn.init.zeros_(p)
+            for p in self.scope.parameters():
+                nn.init.zeros_(p)
 
     def extra_repr(self): return f"ratio={self.ratio}, groups={self.groups}"
 
@@ -84,8 +88,10 @@ def upsampling(
     groups=4, dynamic_scope=False, # of `DySample`
 )->nn.Module: # (b channels h w) -> (b channels h*ratio w*ratio)
     "Upsampling by name; DataError for an unknown one"
-    if kind not in _UPSAMPLES: raise DataError(f"upsample = {kind!r}: expected one of {', '.join(_UPSAMPLES)}")
-    if kind == "dysample": return DySample(channels, ratio, groups=groups, dynamic_scope=dynamic_scope)
+    if kind not in _UPSAMPLES:
+        raise DataError(f"upsample = {kind!r}: expected one of {', '.join(_UPSAMPLES)}")
+    if kind == "dysample":
+        return DySample(channels, ratio, groups=groups, dynamic_scope=dynamic_scope)
     return nn.Upsample(scale_factor=ratio, mode=kind, **dict(align_corners=False) if kind == "bilinear" else {})
 
 # %% ../../nbs/models/07_hrnet.ipynb #410f147d
@@ -115,8 +121,10 @@ def channel_attention(
     reduction=16, # of "se"
 )->nn.Module: # (b channels h w) -> (b channels 1 1)
     "Channel attention by name; DataError for an unknown one"
-    if kind not in ("se", "eca"): raise DataError(f"attention = {kind!r}: expected 'se' or 'eca'")
-    if reduction < 1: raise DataError(f"reduction = {reduction}: expected at least 1")
+    if kind not in ("se", "eca"):
+        raise DataError(f"attention = {kind!r}: expected 'se' or 'eca'")
+    if reduction < 1:
+        raise DataError(f"reduction = {reduction}: expected at least 1")
     return SqueezeExcite(channels, reduction) if kind == "se" else EfficientChannelAttention(channels)
 
 # %% ../../nbs/models/07_hrnet.ipynb #b684fcd8
@@ -133,13 +141,15 @@ class DetailEnhancementModule(nn.Module):
         identity=True, # weights from 1 to 2; False: from 0 to 1
     ):
         super().__init__()
-        if not 0 <= dropout < 1: raise DataError(f"dropout = {dropout}: expected a probability below 1")
+        if not 0 <= dropout < 1:
+            raise DataError(f"dropout = {dropout}: expected a probability below 1")
         self.carry, self.identity = carry, identity
         self.attention = channel_attention(attention, channels, reduction)
         self.project = nn.Conv2d(high, channels, 1) if high else None
         self.dropout = nn.Dropout(dropout if high else 0.)
         if high:
-            for p in self.project.parameters(): nn.init.zeros_(p)
+            for p in self.project.parameters():
+                nn.init.zeros_(p)
 
     def forward(self, x, high=None): # (b c h w), (b high 2h 2w) -> (b c h w)
         alpha = x if self.project is None else x + self.project(F.avg_pool2d(high, 2))
@@ -159,12 +169,14 @@ class MultiResolutionModule(HighResolutionModule):
         n = len(widths)
         super().__init__(n, BasicBlock, (blocks,)*n, list(widths), tuple(widths), "SUM", outputs > 1)
         for i, row in enumerate(self.fuse_layers):
-            for j in range(i + 1, n): row[j][2] = upsample(widths[i], 2**(j - i))
+            for j in range(i + 1, n):
+                row[j][2] = upsample(widths[i], 2**(j - i))
         self.dem = nn.ModuleList(dem(c, high) for c, high in zip(widths[:outputs], (None, *widths))) if dem else None
 
     def forward(self, maps): # list of (b c h w), (b 2c h/2 w/2) ...
         maps = super().forward(list(maps))
-        if self.dem is None: return maps
+        if self.dem is None:
+            return maps
         return [dem(low, high) for dem, low, high in zip(self.dem, maps, (None, *maps))]
 
 # %% ../../nbs/models/07_hrnet.ipynb #b69eb913
@@ -182,12 +194,18 @@ class _Transition(nn.ModuleList): # from branches to branches with one more; whe
 
 def _first_stage(channels, blocks): # bottlenecks, to 4 times the channels
     shortcut = nn.Sequential(nn.Conv2d(channels, 4*channels, 1, bias=False), nn.BatchNorm2d(4*channels))
-    return nn.Sequential(Bottleneck(channels, channels, downsample=shortcut), *(Bottleneck(4*channels, channels) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        Bottleneck(channels, channels, downsample=shortcut),
+        *(Bottleneck(4 * channels, channels) for _ in range(blocks - 1)),
+    )
 
 def _numbers(name, value, valid, expected): # (1, 4, 3), [1, 4, 3], "143" or 143 -> (1, 4, 3)
-    try: found = tuple(int(v) for v in (str(value) if isinstance(value, int) else value))
-    except (TypeError, ValueError): found = None
-    if found is None or not valid(found): raise DataError(f"{name} = {value!r}: expected {expected}")
+    try:
+        found = tuple(int(v) for v in (str(value) if isinstance(value, int) else value))
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not valid(found):
+        raise DataError(f"{name} = {value!r}: expected {expected}")
     return found
 
 # %% ../../nbs/models/07_hrnet.ipynb #bc5589e3
@@ -209,11 +227,18 @@ class DEHRNet(nn.Module):
     ):
         super().__init__()
         for name, value in dict(width=width, joints=joints, blocks=blocks, stem=stem).items():
-            if value < 1: raise DataError(f"{name} = {value}: expected at least 1")
+            if value < 1:
+                raise DataError(f"{name} = {value}: expected at least 1")
         dem = _numbers("dem", dem, lambda found: set(found) <= {2, 3, 4}, "stages out of 2, 3 and 4")
-        modules = _numbers("modules", modules, lambda found: len(found) == 3 and min(found) > 0, "three numbers of at least 1, of stages 2 to 4")
+        modules = _numbers(
+            "modules", modules, lambda found: len(found) == 3 and min(found) > 0,
+            "three numbers of at least 1, of stages 2 to 4",
+        )
         up = partial(upsampling, upsample, groups=groups, dynamic_scope=dynamic_scope)
-        enhance = partial(DetailEnhancementModule, attention=attention, reduction=reduction, dropout=dropout, carry=carry, identity=identity)
+        enhance = partial(
+            DetailEnhancementModule, attention=attention, reduction=reduction, dropout=dropout, carry=carry,
+            identity=identity,
+        )
         shared = torch.Generator().manual_seed(torch.randint(2**62, ()).item())
         self.conv1, self.bn1 = nn.Conv2d(3, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem)
         self.conv2, self.bn2 = nn.Conv2d(stem, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem)
@@ -222,22 +247,29 @@ class DEHRNet(nn.Module):
             widths = [width * 2**i for i in range(stage)]
             setattr(self, f"transition{stage - 1}", _Transition(before, widths))
             ends = [i == n - 1 for i in range(n)] # the last of its stage
-            units = [MultiResolutionModule(widths, blocks, 1 if end and stage == 4 else stage, up, enhance if stage in dem and (dem_each or end) else None)
-                     for end in ends]
+            units = [
+                MultiResolutionModule(
+                    widths, blocks, 1 if end and stage == 4 else stage, up,
+                    enhance if stage in dem and (dem_each or end) else None,
+                )
+                for end in ends
+            ]
             setattr(self, f"stage{stage}", nn.Sequential(*units))
             before = widths
         self.final_layer = nn.Conv2d(width, joints, 1)
         self.reset_parameters(shared)
-        named = lambda *kinds: tuple(name for name, m in self.named_modules() if isinstance(m, kinds))
+        def named(*kinds): return tuple(name for name, m in self.named_modules() if isinstance(m, kinds))
         self.gates, self.samplers = named(SqueezeExcite, EfficientChannelAttention), named(DySample) # for hooks
-        if pretrained: load_hrnet(self, _imagenet(width))
+        if pretrained:
+            load_hrnet(self, _imagenet(width))
 
 # %% ../../nbs/models/07_hrnet.ipynb #08979288
 @patch
 def reset_parameters(self:DEHRNet, generator=None):
     "Draw what HRNet has from `generator`; DySample and detail enhancement stay as they are"
     for m in self.modules():
-        if isinstance(m, nn.Conv2d) and m.bias is None: nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        if isinstance(m, nn.Conv2d) and m.bias is None:
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu", generator=generator)
     nn.init.normal_(self.final_layer.weight, std=.001, generator=generator)
     nn.init.zeros_(self.final_layer.bias)
 
@@ -247,11 +279,14 @@ def forward_features(self:DEHRNet,
 ): # (b width H/4 W/4)
     "The map of highest resolution; DataError for images whose sides are no multiples of 32"
     if images.dim() != 4 or images.shape[1] != 3 or any(s % 32 or s < 32 for s in images.shape[2:]):
-        raise DataError(f"images have shape {tuple(images.shape)}: expected (b 3 H W), H and W multiples of 32, the stride of the lowest resolution")
+        raise DataError(
+            f"images have shape {tuple(images.shape)}: expected (b 3 H W), H and W multiples of 32, the stride of the lowest resolution"
+        )
     x = self.bn1(self.conv1(images)).relu()
     x = self.bn2(self.conv2(x)).relu()
     maps = [self.layer1(x)]
-    for part in self.transition1, self.stage2, self.transition2, self.stage3, self.transition3, self.stage4: maps = part(maps)
+    for part in self.transition1, self.stage2, self.transition2, self.stage3, self.transition3, self.stage4:
+        maps = part(maps)
     return maps[0]
 
 @patch
@@ -265,58 +300,87 @@ def forward(self:DEHRNet, images): # (b k H/4 W/4)
     return self.forward_head(self.forward_features(images))
 
 # %% ../../nbs/models/07_hrnet.ipynb #f0367df1
-OPEN_CHOICES = dict(attention=("se", "eca"), reduction=(16, 4), dropout=(.1, 0., .3), dem=("234", "4", "34"), dem_each=(True, False),
-                    carry=(True, False), identity=(True, False), groups=(4, 1), dynamic_scope=(False, True)) # arguments of `DEHRNet` that the paper leaves open
+OPEN_CHOICES = dict(
+    attention=("se", "eca"), reduction=(16, 4), dropout=(0.1, 0.0, 0.3), dem=("234", "4", "34"), dem_each=(True, False),
+    # arguments of `DEHRNet` that the paper leaves open
+    carry=(True, False), identity=(True, False), groups=(4, 1), dynamic_scope=(False, True),
+)
 
 # %% ../../nbs/models/07_hrnet.ipynb #8dea6eec
 _PREFIXES = "module.", "backbone.", "keypoint_head.", "head."
 
 def _public(name): # name of a tensor without what mmpose and DataParallel put before it
-    for prefix in _PREFIXES: name = name.removeprefix(prefix)
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
     return name
 
-def _ours(name): return name.startswith("final_layer.") or any(part in name for part in (".dem.", ".offset.", ".scope.")) # not of every HRNet
+def _ours(name):
+    # not of every HRNet
+    return name.startswith("final_layer.") or any(part in name for part in (".dem.", ".offset.", ".scope."))
 
+# %% ../../nbs/models/07_hrnet.ipynb #23c3c050
 def load_hrnet(
     model:DEHRNet,
     source, # state dict, timm model, or path of a checkpoint
 )->dict: # {"missing": [...], "unexpected": [...], "shape": [...]}, names of tensors that were not loaded
     "Load what an HRNet of another origin has in common with ours; DataError if a part of HRNet itself is missing or of another size"
     label = type(source).__name__ if isinstance(source, (dict, nn.Module)) else source
-    state = source.state_dict() if isinstance(source, nn.Module) else source if isinstance(source, dict) else read_weights(source)
+    state = (
+        source.state_dict()
+        if isinstance(source, nn.Module)
+        else source
+        if isinstance(source, dict)
+        else read_weights(source)
+    )
     state, own = {_public(k): v for k, v in state.items()}, model.state_dict()
     missing = sorted(k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked"))
     shape = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     for k in missing:
-        if not _ours(k): raise DataError(f"{label}: has no {k!r}, expected an HRNet of as many modules and blocks")
+        if not _ours(k):
+            raise DataError(f"{label}: has no {k!r}, expected an HRNet of as many modules and blocks")
     for k in shape:
-        if not _ours(k): raise DataError(f"{label}: {k!r} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}; is it an HRNet of another width?")
+        if not _ours(k):
+            raise DataError(
+                f"{label}: {k!r} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}; is it an HRNet of another width?"
+            )
     model.load_state_dict({k: v for k, v in state.items() if k in own and k not in shape}, strict=False)
     return dict(missing=missing, unexpected=sorted(state.keys() - own.keys()), shape=shape)
 
 def _imagenet(width): # timm's HRNet with its weights
     known = sorted({int(name[7:]) for name in timm.list_models("hrnet_w*") if name[7:].isdigit()})
-    if width not in known: raise DataError(f"width = {width}: timm has no ImageNet weights for it, expected one of {', '.join(map(str, known))}")
+    if width not in known:
+        raise DataError(
+            f"width = {width}: timm has no ImageNet weights for it, expected one of {', '.join(map(str, known))}"
+        )
     return timm.create_model(f"hrnet_w{width}", pretrained=True)
 
 # %% ../../nbs/models/07_hrnet.ipynb #03da13d5
-_BUILT = "width", "upsample", "dem", "dem_each", "attention", "reduction", "dropout", "carry", "identity", "groups", "dynamic_scope", "modules", "blocks", "stem"
+_BUILT = (
+    "width", "upsample", "dem", "dem_each", "attention", "reduction", "dropout", "carry", "identity", "groups",
+    "dynamic_scope", "modules", "blocks", "stem",
+)
 
 def from_run(
     record, # `RunRecord` of a run that built a `DEHRNet`
     weights=True, # load what the run has trained
 )->DEHRNet: # in eval mode, on the CPU
     "The model of a finished run; DataError for a record of something else, and for weights that are missing or do not fit"
-    try: model = DEHRNet(**{name: record.params[name] for name in _BUILT}, joints=record.extra["joints"])
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an HRNet run") from None
-    if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
+    try:
+        model = DEHRNet(**{name: record.params[name] for name in _BUILT}, joints=record.extra["joints"])
+    except KeyError as e:
+        raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an HRNet run") from None
+    if weights:
+        load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()
 
 # %% ../../nbs/models/07_hrnet.ipynb #7cbef3b5
-_COLOURS = dict(same="#8c8c8c", down="#8c8c8c", nearest="#de8f05", bilinear="#de8f05", dysample="#d55e00", dem="#029e73")
+_COLOURS = dict(
+    same="#8c8c8c", down="#8c8c8c", nearest="#de8f05", bilinear="#de8f05", dysample="#d55e00", dem="#029e73"
+)
 
 def _way(layer): # what a fuse layer does: "same", "down", "nearest", "bilinear" or "dysample"
-    if isinstance(layer, nn.Identity): return "same"
+    if isinstance(layer, nn.Identity):
+        return "same"
     up = [m for m in layer.modules() if isinstance(m, (DySample, nn.Upsample))]
     return "down" if not up else "dysample" if isinstance(up[0], DySample) else up[0].mode
 
@@ -328,23 +392,44 @@ def _modules(model): # name, what stands at each branch (blocks, channels), ways
 
 # %% ../../nbs/models/07_hrnet.ipynb #c4a5e373
 def _box(ax, x, y, text, colour="#e8eef4", w=.58, h=.32, size=4.6):
-    ax.add_patch(FancyBboxPatch((x - w/2, y - h/2), w, h, boxstyle="round,pad=0,rounding_size=.04", fc=colour, ec="#333333", lw=.6, zorder=3))
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=.04", fc=colour, ec="#333333", lw=0.6,
+            zorder=3,
+        )
+    )
     ax.text(x, y, text, ha="center", va="center", fontsize=size, linespacing=1.1, zorder=4)
 
 def _blocks(n): return f"{n} block{'s' * (n > 1)}"
 
 def _arrow(ax, a, b, colour="#333333", style="-"): # from point to point
-    ax.annotate("", b, a, arrowprops=dict(arrowstyle="-|>,head_width=.09,head_length=.18", color=colour, lw=.8, ls=style, shrinkA=0, shrinkB=0), zorder=2)
+    ax.annotate(
+        "", b, a,
+        arrowprops=dict(
+            arrowstyle="-|>,head_width=.09,head_length=.18", color=colour, lw=0.8, ls=style, shrinkA=0, shrinkB=0
+        ),
+        zorder=2,
+    )
 
 def _enhance(ax, x, dem): # the squares of the detail enhancement modules, and what comes down from the branch above
     for k, d in enumerate(dem):
         ax.add_patch(Rectangle((x - .06, -k*.62 - .06), .12, .12, fc=_COLOURS["dem"], ec="white", lw=.5, zorder=5))
-        if d.project is not None: _arrow(ax, (x, -(k - 1)*.62 - .06), (x, -k*.62 + .07), _COLOURS["dem"])
+        if d.project is not None:
+            _arrow(ax, (x, -(k - 1)*.62 - .06), (x, -k*.62 + .07), _COLOURS["dem"])
 
 def _legend(fig, ways, dem):
-    words = dict(same="same resolution, or strided convolutions", nearest="nearest upsampling", bilinear="bilinear upsampling", dysample="DySample")
+    words = dict(
+        same="same resolution, or strided convolutions", nearest="nearest upsampling", bilinear="bilinear upsampling",
+        dysample="DySample",
+    )
     lines = [plt.Line2D([], [], color=_COLOURS[k], lw=1.2, label=text) for k, text in words.items() if k in ways]
-    if dem: lines.append(plt.Line2D([], [], color=_COLOURS["dem"], marker="s", ms=4, lw=1.2, label="detail enhancement, with the map from above"))
+    if dem:
+        lines.append(
+            plt.Line2D(
+                [], [], color=_COLOURS["dem"], marker="s", ms=4, lw=1.2,
+                label="detail enhancement, with the map from above",
+            )
+        )
     fig.legend(handles=lines, loc="lower center", ncols=len(lines), fontsize=6.5, frameon=False)
 
 # %% ../../nbs/models/07_hrnet.ipynb #6fd449cb
@@ -358,21 +443,40 @@ def branches_diagram(
     x = 1.05 + step*(len(modules) + 1)
     fig, ax = plt.subplots(figsize=(width, width*3.1/(x + 1)))
     fig.subplots_adjust(0, .09, 1, 1)
-    for k in range(4): ax.text(-.52, -k*down, f"1/{4*2**k}\n{w//(4*2**k)} × {h//(4*2**k)}", ha="center", va="center", fontsize=5.5, color="#555555")
-    _box(ax, .15, 0, f"stem\n{model.conv2.out_channels}"); _box(ax, 1., 0, f"{_blocks(len(model.layer1))}\n{model.layer1[-1].conv3.out_channels}")
+    for k in range(4):
+        ax.text(
+            -0.52, -k * down, f"1/{4 * 2**k}\n{w // (4 * 2**k)} × {h // (4 * 2**k)}", ha="center", va="center",
+            fontsize=5.5, color="#555555",
+        )
+    _box(ax, .15, 0, f"stem\n{model.conv2.out_channels}")
+    _box(ax, 1., 0, f"{_blocks(len(model.layer1))}\n{model.layer1[-1].conv3.out_channels}")
     ax.text(1., .33, "stage 1", ha="center", fontsize=6.5)
-    _arrow(ax, (.44, 0), (.71, 0)); at, known, seen = 1., 1, set()
+    _arrow(ax, (.44, 0), (.71, 0))
+    at, known, seen = 1., 1, set()
     for name, branches, ways, dem in modules:
-        if known < len(branches): ways_in = [(min(k, known - 1), k) for k in range(len(branches))]
-        else: ways_in = [(k, k) for k in range(len(branches))]
+        if known < len(branches):
+            ways_in = [(min(k, known - 1), k) for k in range(len(branches))]
+        else:
+            ways_in = [(k, k) for k in range(len(branches))]
         new, left = at + step, at + (.29 if at == 1. else .73)
-        for j, k in ways_in: _arrow(ax, (left, -j*down), (new - .29, -k*down), "#333333", "-" if j == k else (0, (2, 1)))
-        for k, (n, c) in enumerate(branches): _box(ax, new, -k*down, f"{_blocks(n)}\n{c}")
-        for j, k, what in ways: ax.plot([new + .29, new + .66], [-j*down, -k*down], color=_COLOURS[what], lw=.9, zorder=1 if what in ("same", "down") else 2)
-        if dem is not None: _enhance(ax, new + .69, dem)
-        if name: ax.text(new, .33, name, ha="center", fontsize=6.5)
+        for j, k in ways_in:
+            _arrow(ax, (left, -j*down), (new - .29, -k*down), "#333333", "-" if j == k else (0, (2, 1)))
+        for k, (n, c) in enumerate(branches):
+            _box(ax, new, -k*down, f"{_blocks(n)}\n{c}")
+        for j, k, what in ways:
+            ax.plot(
+                [new + 0.29, new + 0.66], [-j * down, -k * down], color=_COLOURS[what], lw=0.9,
+                zorder=1 if what in ("same", "down") else 2,
+            )
+        if dem is not None:
+            _enhance(ax, new + .69, dem)
+        if name:
+            ax.text(new, .33, name, ha="center", fontsize=6.5)
         at, known, seen = new, len(branches), seen | {what for *_, what in ways}
-    _arrow(ax, (at + .73, 0), (at + .9, 0)); _box(ax, at + 1.19, 0, f"maps\n{model.final_layer.out_channels}")
-    ax.set(xlim=(-.88, at + 1.5), ylim=(-3*down - .3, .5)); ax.axis("off")
-    _legend(fig, seen, any(dem is not None for *_, dem in modules)); plt.close(fig)
+    _arrow(ax, (at + .73, 0), (at + .9, 0))
+    _box(ax, at + 1.19, 0, f"maps\n{model.final_layer.out_channels}")
+    ax.set(xlim=(-.88, at + 1.5), ylim=(-3*down - .3, .5))
+    ax.axis("off")
+    _legend(fig, seen, any(dem is not None for *_, dem in modules))
+    plt.close(fig)
     return fig

@@ -11,7 +11,10 @@ from unittest.mock import patch
 import timm, torch
 from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.keypoint_rcnn import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights, KeypointRCNNHeads, KeypointRCNNPredictor, keypointrcnn_resnet50_fpn
+from torchvision.models.detection.keypoint_rcnn import (
+    KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights, KeypointRCNNHeads, KeypointRCNNPredictor,
+    keypointrcnn_resnet50_fpn,
+)
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.models.resnet import ResNet50_Weights
@@ -33,24 +36,33 @@ class _Pyramid(nn.Module):
     def __init__(self, backbone, pretrained, channels):
         super().__init__()
         self.body = timm.create_model(backbone, features_only=True, out_indices=(1, 2, 3, 4), pretrained=pretrained)
-        self.fpn, self.out_channels = FeaturePyramidNetwork(self.body.feature_info.channels(), channels, LastLevelMaxPool()), channels
+        self.fpn, self.out_channels = (
+            FeaturePyramidNetwork(self.body.feature_info.channels(), channels, LastLevelMaxPool()), channels,
+        )
 
     def forward(self, images): # (b 3 h w) -> maps of strides 4 to 64
         return self.fpn(OrderedDict((str(i), f) for i, f in enumerate(self.body(images))))
 
 def _small(backbone, pretrained, image_size, channels, box_width, keypoint_width, keypoint_layers, positives):
-    anchors = AnchorGenerator(tuple((round(share * image_size),) for share in (.1, .2, .38, .56, .88)), ((1., 2., 3.),) * 5)
+    anchors = AnchorGenerator(
+        tuple((round(share * image_size),) for share in (0.1, 0.2, 0.38, 0.56, 0.88)), ((1.0, 2.0, 3.0),) * 5
+    )
     return KeypointRCNN(
-        _Pyramid(backbone, pretrained == "imagenet", channels), min_size=image_size, max_size=round(image_size * 5 / 3), rpn_anchor_generator=anchors,
-        rpn_pre_nms_top_n_train=200, rpn_post_nms_top_n_train=100, rpn_pre_nms_top_n_test=200, rpn_post_nms_top_n_test=50, rpn_batch_size_per_image=64,
-        box_head=TwoMLPHead(channels * 49, box_width), box_predictor=FastRCNNPredictor(box_width, 2), box_batch_size_per_image=4 * positives,
-        keypoint_head=KeypointRCNNHeads(channels, (keypoint_width,) * keypoint_layers), keypoint_predictor=KeypointRCNNPredictor(keypoint_width, 17))
+        _Pyramid(backbone, pretrained == "imagenet", channels), min_size=image_size, max_size=round(image_size * 5 / 3),
+        rpn_anchor_generator=anchors, rpn_pre_nms_top_n_train=200, rpn_post_nms_top_n_train=100,
+        rpn_pre_nms_top_n_test=200, rpn_post_nms_top_n_test=50, rpn_batch_size_per_image=64,
+        box_head=TwoMLPHead(channels * 49, box_width), box_predictor=FastRCNNPredictor(box_width, 2),
+        box_batch_size_per_image=4 * positives,
+        keypoint_head=KeypointRCNNHeads(channels, (keypoint_width,) * keypoint_layers),
+        keypoint_predictor=KeypointRCNNPredictor(keypoint_width, 17),
+    )
 
 # %% ../../nbs/models/08_keypoint_rcnn.ipynb #70dfa26d
 def build_detector(
     backbone="resnet50", # resnet50: torchvision's detector; another timm model: a small one
     *, pretrained="",    # one of `WEIGHTS`, see above; those of COCO for resnet50 only
-    image_size=0,        # length of the shorter side that images are scaled to, pixels; 0 (resnet50): 640 to 800 in training, 800 after
+    # length of the shorter side that images are scaled to, pixels; 0 (resnet50): 640 to 800 in training, 800 after
+    image_size=0,
     channels=64,         # of a small one: channels of the pyramid,
     box_width=128,       # features of the box head,
     keypoint_width=64,   # channels of the keypoint head,
@@ -58,19 +70,30 @@ def build_detector(
     positives=8          # boxes on people a training image gives to the heads, with three times as many of background
 ) -> KeypointRCNN:       # images (list of (3 h w) from 0 to 1) -> boxes, scores, keypoints; with targets, in training: losses
     "Keypoint R-CNN for people with COCO's 17 joints; `DataError` for weights that do not exist or cannot be had."
-    if pretrained not in WEIGHTS: raise DataError(f"pretrained = {pretrained!r}: expected one of {', '.join(map(repr, WEIGHTS))}")
+    if pretrained not in WEIGHTS:
+        raise DataError(f"pretrained = {pretrained!r}: expected one of {', '.join(map(repr, WEIGHTS))}")
     coco = pretrained.startswith("COCO")
-    if coco and backbone != "resnet50": raise DataError(f"pretrained = {pretrained!r} are weights of resnet50, not of {backbone!r}")
-    if backbone != "resnet50" and image_size < 32: raise DataError(f"image_size = {image_size}: expected at least 32 pixels for the backbone {backbone!r}")
+    if coco and backbone != "resnet50":
+        raise DataError(f"pretrained = {pretrained!r} are weights of resnet50, not of {backbone!r}")
+    if backbone != "resnet50" and image_size < 32:
+        raise DataError(f"image_size = {image_size}: expected at least 32 pixels for the backbone {backbone!r}")
     scale = dict(min_size=image_size, max_size=round(image_size * 5 / 3)) if image_size else {}
     try:
-        if backbone != "resnet50": return _small(backbone, pretrained, image_size, channels, box_width, keypoint_width, keypoint_layers, positives)
-        return keypointrcnn_resnet50_fpn(weights=KeypointRCNN_ResNet50_FPN_Weights[pretrained] if coco else None, progress=False,
-                                         weights_backbone=ResNet50_Weights.IMAGENET1K_V1 if pretrained == "imagenet" else None, **scale)
+        if backbone != "resnet50":
+            return _small(
+                backbone, pretrained, image_size, channels, box_width, keypoint_width, keypoint_layers, positives
+            )
+        return keypointrcnn_resnet50_fpn(
+            weights=KeypointRCNN_ResNet50_FPN_Weights[pretrained] if coco else None, progress=False,
+            weights_backbone=ResNet50_Weights.IMAGENET1K_V1 if pretrained == "imagenet" else None, **scale,
+        )
     except OSError as e:
-        raise DataError(f"pretrained = {pretrained!r}: the weights could not be downloaded ({e}); expected a connection, or the file in {torch.hub.get_dir()}/checkpoints") from e
+        raise DataError(
+            f"pretrained = {pretrained!r}: the weights could not be downloaded ({e}); expected a connection, or the file in {torch.hub.get_dir()}/checkpoints"
+        ) from e
     except RuntimeError as e:
-        if "model" not in str(e).lower(): raise
+        if "model" not in str(e).lower():
+            raise
         raise DataError(f"backbone = {backbone!r}: expected 'resnet50' or a model of timm ({e})") from e
 
 # %% ../../nbs/models/08_keypoint_rcnn.ipynb #c65c7ed6
@@ -78,14 +101,20 @@ def _check_sizes(model, batch):
     for image, target in zip(batch.images, batch.targets):
         h, w = image.shape[-2:]
         scale = min(model.transform.min_size[-1] / min(h, w), model.transform.max_size / max(h, w))
-        if min(h, w) * scale < 1: raise DataError(f"image {target['image_id']} is {w} x {h} pixels; scaled to {model.transform.max_size} pixels nothing is left of its shorter side")
+        if min(h, w) * scale < 1:
+            raise DataError(
+                f"image {target['image_id']} is {w} x {h} pixels; scaled to {model.transform.max_size} pixels nothing is left of its shorter side"
+            )
 
 def detector_loss(
     model: KeypointRCNN, # in training mode
     batch                # images, and targets with boxes, labels, keypoints, image_id
 ):                       # scalar, {name: scalar}
     "Sum of the losses of boxes and joints, for `training.fit`; `DataError` out of training mode, and for an image too narrow to scale."
-    if not model.training: raise DataError("a detector in evaluation mode has no loss; expected it in training mode, and no make_val_loader")
+    if not model.training:
+        raise DataError(
+            "a detector in evaluation mode has no loss; expected it in training mode, and no make_val_loader"
+        )
     _check_sizes(model, batch)
     losses = model(batch.images, batch.targets)
     return sum(losses.values()), {name.removeprefix("loss_"): value.detach() for name, value in losses.items()}
@@ -98,12 +127,19 @@ class Detections(NamedTuple):
 
 def _results(image_id, found, category, poses): # of one image
     boxes, keypoints = [], []
-    for box, score, pose in zip(found["boxes"].double().cpu().tolist(), found["scores"].double().cpu().tolist(), found["keypoints"][..., :2].double().cpu()):
+    for box, score, pose in zip(
+        found["boxes"].double().cpu().tolist(), found["scores"].double().cpu().tolist(),
+        found["keypoints"][..., :2].double().cpu(),
+    ):
         x1, y1, x2, y2 = (round(v, 2) for v in box)
-        if x2 <= x1 or y2 <= y1: continue
+        if x2 <= x1 or y2 <= y1:
+            continue
         about = dict(image_id=image_id, category_id=category, score=round(score, 6))
         boxes.append({**about, "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]})
-        if len(keypoints) < poses: keypoints.append({**about, "keypoints": [v for x, y in pose.tolist() for v in (round(x, 2), round(y, 2), 1)]})
+        if len(keypoints) < poses:
+            keypoints.append(
+                {**about, "keypoints": [v for x, y in pose.tolist() for v in (round(x, 2), round(y, 2), 1)]}
+            )
     return boxes, keypoints
 
 @torch.no_grad()
@@ -120,7 +156,8 @@ def predict(
     for batch in progress(loader, "detecting"):
         _check_sizes(model, batch)
         for target, found in zip(batch.targets, model([image.to(device) for image in batch.images])):
-            for whole, part in zip((boxes, keypoints), _results(target["image_id"], found, category, poses)): whole += part
+            for whole, part in zip((boxes, keypoints), _results(target["image_id"], found, category, poses)):
+                whole += part
     return Detections(boxes, keypoints)
 
 # %% ../../nbs/models/08_keypoint_rcnn.ipynb #c1a5e002
@@ -141,12 +178,16 @@ def view(
     return View(images, model.backbone(images.tensors), targets)
 
 # %% ../../nbs/models/08_keypoint_rcnn.ipynb #0bafb37c
-def _pooled(maps, rois, output_size, spatial_scale, sampling_ratio): return roi_pool(maps, rois, output_size, spatial_scale)
+def _pooled(maps, rois, output_size, spatial_scale, sampling_ratio):
+    return roi_pool(maps, rois, output_size, spatial_scale)
 
 class _Pooling(nn.Module): # torchvision's pooler over the levels of the pyramid, rounding
-    def __init__(self, pooler): super().__init__(); self.pooler = pooler
+    def __init__(self, pooler):
+        super().__init__()
+        self.pooler = pooler
     def forward(self, *inputs):
-        with patch.object(poolers, "roi_align", _pooled): return self.pooler(*inputs)
+        with patch.object(poolers, "roi_align", _pooled):
+            return self.pooler(*inputs)
 
 @contextmanager
 def roi_pooling(
@@ -154,13 +195,16 @@ def roi_pooling(
     *heads # "box", "keypoint": which of them pool
 ):
     "RoI pooling in place of RoI align while the block lasts, weights unchanged; `DataError` for a head that does not exist."
-    if unknown := {*heads} - {"box", "keypoint"}: raise DataError(f"heads: {min(unknown)!r} is unknown; expected 'box' or 'keypoint'")
+    if unknown := {*heads} - {"box", "keypoint"}:
+        raise DataError(f"heads: {min(unknown)!r} is unknown; expected 'box' or 'keypoint'")
     own = {f"{head}_roi_pool": getattr(model.roi_heads, f"{head}_roi_pool") for head in heads}
     try:
-        for name, pooler in own.items(): setattr(model.roi_heads, name, _Pooling(pooler))
+        for name, pooler in own.items():
+            setattr(model.roi_heads, name, _Pooling(pooler))
         yield model
     finally:
-        for name, pooler in own.items(): setattr(model.roi_heads, name, pooler)
+        for name, pooler in own.items():
+            setattr(model.roi_heads, name, pooler)
 
 # %% ../../nbs/models/08_keypoint_rcnn.ipynb #a2c5297b
 def recipe(
@@ -175,17 +219,22 @@ def recipe(
     return (start + (1 - start) * grown) * gamma ** sum(step // steps >= m for m in milestones)
 
 # %% ../../nbs/models/08_keypoint_rcnn.ipynb #66aa29a5
-BUILD = ("backbone", "image_size", "channels", "box_width", "keypoint_width", "keypoint_layers", "positives") # parameters that shape the network
+# parameters that shape the network
+BUILD = ("backbone", "image_size", "channels", "box_width", "keypoint_width", "keypoint_layers", "positives")
 
 def from_run(
     record,      # `RunRecord` of a run that built a `keypoint_rcnn`
     weights=True # load what the run has trained
 ) -> KeypointRCNN: # in eval mode, on the CPU
     "The detector of a finished run; `DataError` for a record of something else, and for weights that are missing or do not fit."
-    try: model = build_detector(**{name: record.params[name] for name in BUILD})
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a Keypoint R-CNN") from None
+    try:
+        model = build_detector(**{name: record.params[name] for name in BUILD})
+    except KeyError as e:
+        raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a Keypoint R-CNN") from None
     if record.params.get("pretrained") == "COCO_V1": # made without a constant in its normalisation
         for layer in model.modules():
-            if isinstance(layer, nn.BatchNorm2d): layer.eps = 0.
-    if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps = 0.
+    if weights:
+        load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()

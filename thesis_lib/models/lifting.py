@@ -17,7 +17,9 @@ from .weights import load_weights
 # %% ../../nbs/models/04_lifting.ipynb #80561ec2
 def _check(model, poses):
     if poses.dim() != 4 or poses.shape[1:] != (model.frames, model.joints, 2):
-        raise DataError(f"poses have shape {tuple(poses.shape)}: expected (b {model.frames} {model.joints} 2), frames, joints and screen coordinates")
+        raise DataError(
+            f"poses have shape {tuple(poses.shape)}: expected (b {model.frames} {model.joints} 2), frames, joints and screen coordinates"
+        )
     return poses
 
 def _relative(x): return 1000 * (x - x[:, :1]) # (b k 3) metres -> mm from joint 0
@@ -28,7 +30,8 @@ def _start_small(layer): # a last layer, with inputs along axis 1 of its weights
     return layer
 
 def _target(frames, causal): # number of the frame that is answered
-    if frames < 1 or not (causal or frames % 2): raise DataError(f"frames = {frames}: expected an odd number, whose middle is the target, or causal = True")
+    if frames < 1 or not (causal or frames % 2):
+        raise DataError(f"frames = {frames}: expected an odd number, whose middle is the target, or causal = True")
     return frames - 1 if causal else frames // 2
 
 # %% ../../nbs/models/04_lifting.ipynb #4989af30
@@ -88,18 +91,24 @@ class PoseLifter(nn.Module):
     ):
         super().__init__()
         target = _target(frames, causal)
-        if frames > 1 and layers < 2: raise DataError(f"layers = {layers}: expected at least 2 for {frames} frames, one that looks at them and one that looks at joints")
+        if frames > 1 and layers < 2:
+            raise DataError(
+                f"layers = {layers}: expected at least 2 for {frames} frames, one that looks at them and one that looks at joints"
+            )
         self.frames, self.joints = frames, joints
         self.embed, self.frame_pos = JointLinear(joints, 2, d_m), nn.Parameter(.1*torch.randn(frames, 1, d_m))
-        size, last = dict(d_ff=d_ff, dropout=dropout, share_qk=share_qk, activation="gelu"), (layers - 1)//2*2 # last: over frames
-        over_joints = lambda: JointEncoder(d_m, h, d_h, pre_norm=True, **size)
-        over_frames = lambda i: FrameEncoder(d_m, h, d_h, causal=causal, target=target if i == last else None, **size)
+        # last: over frames
+        size, last = dict(d_ff=d_ff, dropout=dropout, share_qk=share_qk, activation="gelu"), (layers - 1)//2*2
+        def over_joints(): return JointEncoder(d_m, h, d_h, pre_norm=True, **size)
+        def over_frames(i):
+            return FrameEncoder(d_m, h, d_h, causal=causal, target=target if i == last else None, **size)
         self.layers = nn.ModuleList(over_joints() if frames == 1 or i % 2 else over_frames(i) for i in range(layers))
         self.norm, self.head = nn.LayerNorm(d_m), _start_small(JointLinear(joints, d_m, 3))
 
     def forward_features(self, poses): # (b k d_m)
         x = self.embed(_from_pelvis(_check(self, poses))) + self.frame_pos
-        for layer in self.layers: x = layer(x)
+        for layer in self.layers:
+            x = layer(x)
         return self.norm(x[:, 0])
 
     def forward(self,
@@ -108,7 +117,8 @@ class PoseLifter(nn.Module):
         return _relative(self.head(self.forward_features(poses)))
 
 # %% ../../nbs/models/04_lifting.ipynb #9480ac20
-def _stage(n, m, dropout): return nn.Sequential(nn.Linear(n, m), nn.BatchNorm1d(m), nn.ReLU(inplace=True), nn.Dropout(dropout))
+def _stage(n, m, dropout):
+    return nn.Sequential(nn.Linear(n, m), nn.BatchNorm1d(m), nn.ReLU(inplace=True), nn.Dropout(dropout))
 
 class ResidualMLP(nn.Module):
     "The residual network of Martinez et al. 2017; DataError for an even number of frames (unless causal)"
@@ -125,17 +135,22 @@ class ResidualMLP(nn.Module):
         _target(frames, causal) # where the target lies, this network finds out by itself
         self.frames, self.joints = frames, joints
         self.expand = _stage(frames*joints*2, width, dropout)
-        self.blocks = nn.ModuleList(nn.Sequential(_stage(width, width, dropout), _stage(width, width, dropout)) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(_stage(width, width, dropout), _stage(width, width, dropout)) for _ in range(blocks)
+        )
         self.shrink = _start_small(nn.Linear(width, joints*3))
 
     def forward(self, poses): # (b t k 2) -> (b k 3) mm
         x = self.expand(_check(self, poses).flatten(1))
-        for block in self.blocks: x = x + block(x)
+        for block in self.blocks:
+            x = x + block(x)
         return _relative(self.shrink(x).unflatten(1, (self.joints, 3)))
 
 # %% ../../nbs/models/04_lifting.ipynb #c4bb813d
 def _over_time(n, m, width, dropout): # convolution and what follows it
-    return nn.Sequential(nn.Conv1d(n, m, width, stride=width, bias=False), nn.BatchNorm1d(m), nn.ReLU(inplace=True), nn.Dropout(dropout))
+    return nn.Sequential(
+        nn.Conv1d(n, m, width, stride=width, bias=False), nn.BatchNorm1d(m), nn.ReLU(inplace=True), nn.Dropout(dropout)
+    )
 
 class TemporalConv(nn.Module):
     "The temporal convolutions of Pavllo et al. 2019; DataError if the number of frames is not a power of 3"
@@ -148,16 +163,23 @@ class TemporalConv(nn.Module):
         causal=False, # the target is the last frame
     ):
         super().__init__()
-        if frames not in (1, 3, 9, 27, 81, 243): raise DataError(f"frames = {frames}: expected 1, 3, 9, 27, 81 or 243, what convolutions of width 3 can see")
+        if frames not in (1, 3, 9, 27, 81, 243):
+            raise DataError(f"frames = {frames}: expected 1, 3, 9, 27, 81 or 243, what convolutions of width 3 can see")
         n, self.width = ([3, 9, 27, 81, 243].index(frames) + 1, 3) if frames > 1 else (3, 1)
         self.frames, self.joints, self.offset = frames, joints, self.width - 1 if causal else self.width//2
         self.expand = _over_time(joints*2, channels, self.width, dropout)
-        self.blocks = nn.ModuleList(nn.Sequential(_over_time(channels, channels, self.width, dropout), _over_time(channels, channels, 1, dropout)) for _ in range(n - 1))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                _over_time(channels, channels, self.width, dropout), _over_time(channels, channels, 1, dropout)
+            )
+            for _ in range(n - 1)
+        )
         self.shrink = _start_small(nn.Conv1d(channels, joints*3, 1))
 
     def forward(self, poses): # (b t k 2) -> (b k 3) mm
         x = self.expand(rearrange(_check(self, poses), "b t k c -> b (k c) t"))
-        for block in self.blocks: x = x[..., self.offset::self.width] + block(x)
+        for block in self.blocks:
+            x = x[..., self.offset::self.width] + block(x)
         return _relative(self.shrink(x)[..., 0].unflatten(1, (self.joints, 3)))
 
 # %% ../../nbs/models/04_lifting.ipynb #b8b95bb2
@@ -173,7 +195,9 @@ class MeanPose3D(nn.Module):
     ): # self
         "Average the poses; DataError if there is none, or one of another shape"
         if targets.dim() != 3 or targets.shape[1:] != self.mean.shape or not len(targets):
-            raise DataError(f"targets have shape {tuple(targets.shape)}: expected (n {self.joints} 3) with at least one pose")
+            raise DataError(
+                f"targets have shape {tuple(targets.shape)}: expected (n {self.joints} 3) with at least one pose"
+            )
         self.mean.copy_(targets.mean(0))
         return self
 
@@ -189,8 +213,16 @@ def from_run(
     p, extra = record.params, record.extra
     try:
         both = dict(frames=p["frames"], dropout=p["dropout"], causal=p["causal"])
-        if p["predictor"] == "lifter": model = PoseLifter(p["d_m"], p["h"], extra["d_h"], p["layers"], d_ff=extra["d_ff"], share_qk=p["share_qk"], **both)
-        else: model = dict(mlp=ResidualMLP, tcn=TemporalConv)[p["predictor"]](p["width"], **both)
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a 3D pose run with a trained model") from None
-    if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
+        if p["predictor"] == "lifter":
+            model = PoseLifter(
+                p["d_m"], p["h"], extra["d_h"], p["layers"], d_ff=extra["d_ff"], share_qk=p["share_qk"], **both
+            )
+        else:
+            model = dict(mlp=ResidualMLP, tcn=TemporalConv)[p["predictor"]](p["width"], **both)
+    except KeyError as e:
+        raise DataError(
+            f"{record.path / 'record.json'} has no {e}: expected the record of a 3D pose run with a trained model"
+        ) from None
+    if weights:
+        load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()

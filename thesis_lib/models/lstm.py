@@ -30,7 +30,10 @@ class ActionLSTM(nn.Module):
         dropout=.2, # after every layer
     ):
         super().__init__()
-        if not units or min(classes, features, *units) < 1: raise DataError(f"classes = {classes}, features = {features}, units = {units}: expected whole numbers of at least 1")
+        if not units or min(classes, features, *units) < 1:
+            raise DataError(
+                f"classes = {classes}, features = {features}, units = {units}: expected whole numbers of at least 1"
+            )
         sizes = (features, *units)
         self.layers = nn.ModuleList(nn.LSTM(n, m, batch_first=True) for n, m in zip(sizes, sizes[1:]))
         self.dropout = nn.Dropout(dropout)
@@ -39,8 +42,11 @@ class ActionLSTM(nn.Module):
 
     def forward(self, x): # (b t features) -> logits (b classes)
         if x.ndim != 3 or x.shape[-1] != self.features or not x.shape[1]:
-            raise DataError(f"windows have shape {tuple(x.shape)}; expected (b t {self.features}) with at least one frame")
-        for layer in self.layers: x = self.dropout(layer(x)[0])
+            raise DataError(
+                f"windows have shape {tuple(x.shape)}; expected (b t {self.features}) with at least one frame"
+            )
+        for layer in self.layers:
+            x = self.dropout(layer(x)[0])
         return self.head(x[:, -1])
 
 # %% ../../nbs/models/09_lstm.ipynb #c4c25cb4
@@ -54,15 +60,18 @@ class ConvLSTMCell(nn.Module):
     ):
         super().__init__()
         self.hidden = hidden
-        self.input = nn.Conv2d(channels, 4*hidden, kernel, padding=kernel//2) # of g, i, f, o; its biases are the epsilons
+        # of g, i, f, o; its biases are the epsilons
+        self.input = nn.Conv2d(channels, 4*hidden, kernel, padding=kernel//2)
         self.recurrent = nn.Conv2d(hidden, 4*hidden, kernel, padding=kernel//2, bias=False)
-        with torch.no_grad(): self.input.bias.copy_(torch.tensor([0., 1.4, 1., .2]).repeat_interleave(hidden))
+        with torch.no_grad():
+            self.input.bias.copy_(torch.tensor([0., 1.4, 1., .2]).repeat_interleave(hidden))
 
     def forward(self,
         x, # (b channels h w)
         state=None, # output and cell before, (b hidden h w) each; None: zeros
     ): # output and cell
-        if state is None: state = (x.new_zeros(len(x), self.hidden, *x.shape[2:]),) * 2
+        if state is None:
+            state = (x.new_zeros(len(x), self.hidden, *x.shape[2:]),) * 2
         h, cell = state
         g, i, f, o = (self.input(x) + self.recurrent(h)).chunk(4, 1)
         cell = f.sigmoid()*cell + i.sigmoid()*g.tanh()
@@ -72,14 +81,16 @@ class ConvLSTMCell(nn.Module):
 def _convolutions(sizes, kernels, norm): # Conv, norm, ReLU for each kernel
     for n, m, kernel in zip(sizes, sizes[1:], kernels):
         yield nn.Conv2d(n, m, kernel, padding=kernel//2)
-        if norm: yield nn.BatchNorm2d(m)
+        if norm:
+            yield nn.BatchNorm2d(m)
         yield nn.ReLU()
 
 def _features(width, features, kernel, halvings, norm): # image -> (features h w)
     layers = []
     for i in range(3):
         layers += _convolutions([width if i else 3, width], [kernel], norm)
-        if i < halvings: layers.append(nn.MaxPool2d(2) if norm else nn.MaxPool2d(3, 2, ceil_mode=True))
+        if i < halvings:
+            layers.append(nn.MaxPool2d(2) if norm else nn.MaxPool2d(3, 2, ceil_mode=True))
     return [*layers, *_convolutions([width, features], [5], norm)]
 
 # %% ../../nbs/models/09_lstm.ipynb #73836960
@@ -101,15 +112,19 @@ class PoseMachineLSTM(nn.Module):
     ):
         super().__init__()
         if min(joints, width, features, hidden, wide) < 1 or not 0 <= halvings <= 3 or not (kernel % 2 and reach % 2):
-            raise DataError(f"joints = {joints}, width = {width}, features = {features}, hidden = {hidden}, wide = {wide}, halvings = {halvings}, kernel = {kernel}, reach = {reach}: "
-                            "expected at least one channel each, 0 to 3 halvings and odd kernels")
+            raise DataError(
+                f"joints = {joints}, width = {width}, features = {features}, hidden = {hidden}, wide = {wide}, halvings = {halvings}, kernel = {kernel}, reach = {reach}: "
+                "expected at least one channel each, 0 to 3 halvings and odd kernels"
+            )
         self.joints, self.memory, self.halvings = joints, memory, halvings
         seen, maps = (width, features, kernel, halvings, norm), joints + 1
         *far, dense = _convolutions([features, wide, wide], [kernel, 1], norm)
         self.convnet1 = nn.Sequential(*_features(*seen), *far, dense, nn.Dropout(dropout), nn.Conv2d(wide, maps, 1))
         self.convnet2 = nn.Sequential(*_features(*seen))
         self.lstm = ConvLSTMCell(features + maps + 1, hidden)
-        self.convnet3 = nn.Sequential(*_convolutions([hidden] + 4*[width], [reach, reach, reach, 1], norm), nn.Conv2d(width, maps, 1))
+        self.convnet3 = nn.Sequential(
+            *_convolutions([hidden] + 4 * [width], [reach, reach, reach, 1], norm), nn.Conv2d(width, maps, 1)
+        )
 
     def stage(self,
         features, # (b c h w) of a frame
@@ -125,10 +140,19 @@ class PoseMachineLSTM(nn.Module):
 @patch
 def _check(self:PoseMachineLSTM, frames, central):
     step = 2**self.halvings
-    if frames.ndim != 5 or frames.shape[2] != 3 or not frames.shape[1] or frames.shape[3] % step or frames.shape[4] % step:
-        raise DataError(f"frames have shape {tuple(frames.shape)}; expected (b t 3 h w), at least one frame, sides that {step} divides")
+    if (
+        frames.ndim != 5
+        or frames.shape[2] != 3
+        or not frames.shape[1]
+        or frames.shape[3] % step
+        or frames.shape[4] % step
+    ):
+        raise DataError(
+            f"frames have shape {tuple(frames.shape)}; expected (b t 3 h w), at least one frame, sides that {step} divides"
+        )
     expected = len(frames), 1, frames.shape[3]//step, frames.shape[4]//step
-    if central.shape != expected: raise DataError(f"central has shape {tuple(central.shape)}; expected {expected}")
+    if central.shape != expected:
+        raise DataError(f"central has shape {tuple(central.shape)}; expected {expected}")
 
 @patch
 def forward(self:PoseMachineLSTM,
@@ -141,7 +165,9 @@ def forward(self:PoseMachineLSTM,
     starts = 1 if self.memory else t
     initial = self.convnet1(frames[:, :starts].flatten(0, 1)).unflatten(0, (-1, starts))
     if not self.memory:
-        alone = self.stage(features.flatten(0, 1), initial.flatten(0, 1), central.repeat_interleave(t, 0))[0].unflatten(0, (-1, t))
+        alone = self.stage(features.flatten(0, 1), initial.flatten(0, 1), central.repeat_interleave(t, 0))[0].unflatten(
+            0, (-1, t)
+        )
         return torch.cat((initial, alone), 1)
     beliefs, state = [initial[:, 0]], None
     for i in range(t):
@@ -157,7 +183,7 @@ def central_map(
 ): # (n 1 h w)
     "A Gaussian in the middle of the crop, where the person is whose joints are wanted."
     w, h = size
-    along = lambda m: torch.exp(-(torch.arange(m) - (m - 1)/2)**2 / (2*(sigma or 21/368*w)**2))
+    def along(m): return torch.exp(-(torch.arange(m) - (m - 1)/2)**2 / (2*(sigma or 21/368*w)**2))
     return (along(h)[:, None] * along(w)).expand(n, 1, h, w)
 
 # %% ../../nbs/models/09_lstm.ipynb #36cfb04a
@@ -169,10 +195,13 @@ def pose_machine_loss(
 ): # scalar
     "Sum over maps in time of the heatmap loss, divided by the number of frames; `DataError` if the shapes do not fit."
     t, starts = targets.shape[1], maps.shape[1] - targets.shape[1]
-    if starts not in (1, t): raise DataError(f"maps have shape {tuple(maps.shape)}; expected initial beliefs of 1 or {t} frames before those of {t}")
+    if starts not in (1, t):
+        raise DataError(
+            f"maps have shape {tuple(maps.shape)}; expected initial beliefs of 1 or {t} frames before those of {t}"
+        )
     targets = torch.cat((targets, 1 - targets.amax(2, keepdim=True)), 2)
     weights = torch.cat((weights, torch.ones_like(weights[..., :1])), 2)
-    every = lambda x: torch.cat((x[:, :starts], x), 1).flatten(0, 1)
+    def every(x): return torch.cat((x[:, :starts], x), 1).flatten(0, 1)
     return heatmap_loss(maps.flatten(0, 1), every(targets), every(weights), foreground) * maps.shape[1]/t
 
 # %% ../../nbs/models/09_lstm.ipynb #6395b0e9
@@ -194,7 +223,9 @@ class FirstStage(nn.Module):
     "The first frame of a `PoseMachineLSTM`, with its own parts."
     def __init__(self, model):
         super().__init__()
-        self.convnet1, self.convnet2, self.lstm, self.convnet3 = model.convnet1, model.convnet2, model.lstm, model.convnet3
+        self.convnet1, self.convnet2, self.lstm, self.convnet3 = (
+            model.convnet1, model.convnet2, model.lstm, model.convnet3,
+        )
 
     def forward(self, frame, central): # (b 3 h w), (b 1 h' w') -> beliefs (b k+1 h' w')
         return self.convnet3(self.lstm(torch.cat((self.convnet2(frame), self.convnet1(frame), central), 1))[0])
@@ -205,11 +236,17 @@ class LaterStage(nn.Module):
         super().__init__()
         self.convnet2, self.lstm, self.convnet3 = model.convnet2, model.lstm, model.convnet3
 
-    def forward(self, frame, beliefs, central, state): # beliefs of the frame before and the LSTM's output and cell then (b 2 hidden h' w') -> beliefs
+    # beliefs of the frame before and the LSTM's output and cell then (b 2 hidden h' w') -> beliefs
+    def forward(self, frame, beliefs, central, state):
         return self.convnet3(self.lstm(torch.cat((self.convnet2(frame), beliefs, central), 1), state.unbind(1))[0])
 
-STAGE_NAMES = {"frame": "frame", "central": "central\nGaussian", "beliefs": "beliefs\nof frame t-1", "state": "output, cell\nof frame t-1",
-               "convnet1": "ConvNet1\ninitial beliefs", "convnet2": "ConvNet2\nfeatures", "lstm": "LSTM\nconvolutional", "convnet3": "ConvNet3\nprediction", "output": "beliefs"} # for `model_diagram`
+STAGE_NAMES = {
+    "frame": "frame", "central": "central\nGaussian", "beliefs": "beliefs\nof frame t-1",
+    "state": "output, cell\nof frame t-1",
+    # for `model_diagram`
+    "convnet1": "ConvNet1\ninitial beliefs", "convnet2": "ConvNet2\nfeatures", "lstm": "LSTM\nconvolutional",
+    "convnet3": "ConvNet3\nprediction", "output": "beliefs",
+}
 
 # %% ../../nbs/models/09_lstm.ipynb #cfe0c14c
 @patch
@@ -221,37 +258,64 @@ def watch(self:PoseMachineLSTM,
     "What is inside the network while it looks at clips."
     t, kept = frames.shape[1], []
     hook = self.lstm.register_forward_hook(lambda module, given, out: kept.append(out[1]))
-    try: maps = self(frames, central)
-    finally: hook.remove()
+    try:
+        maps = self(frames, central)
+    finally:
+        hook.remove()
     cell = torch.stack(kept, 1) if self.memory else kept[0].unflatten(0, (-1, t))
     return dict(features=self.convnet2(frames.flatten(0, 1)).unflatten(0, (-1, t)), cell=cell, maps=maps)
 
 def _arrow(a, b, start, end, **style): # from a place of one axes to a place of another, shares of their sides
-    a.figure.add_artist(ConnectionPatch(start, end, "axes fraction", "axes fraction", axesA=a, axesB=b, arrowstyle="-|>", mutation_scale=6, lw=.7, color="#555555", shrinkA=1, shrinkB=1, **style))
+    a.figure.add_artist(
+        ConnectionPatch(
+            start, end, "axes fraction", "axes fraction", axesA=a, axesB=b, arrowstyle="-|>", mutation_scale=6, lw=0.7,
+            color="#555555", shrinkA=1, shrinkB=1, **style,
+        )
+    )
 
 def _connect(axes, memory): # name -> axes of that row, in time
     straight = [("frame", "features"), ("cell", "beliefs"), ("features", "cell") if memory else ("initial", "cell")]
     for i in range(len(axes["frame"])):
-        for above, below in straight: _arrow(axes[above][i], axes[below][i], (.5, 0), (.5, 1))
-        if not memory: _arrow(axes["frame"][i], axes["initial"][i], (0, .1), (0, .7), connectionstyle="arc3,rad=.05")
-        if not memory: _arrow(axes["features"][i], axes["cell"][i], (1, .1), (1, .7), connectionstyle="arc3,rad=-.05")
-        if memory and i: _arrow(axes["cell"][i - 1], axes["cell"][i], (1, .6), (0, .6))
-        if memory and i: _arrow(axes["beliefs"][i - 1], axes["cell"][i], (1, .6), (0, .25))
-    if memory: _arrow(axes["initial"][0], axes["cell"][0], (1, .5), (0, .5))
+        for above, below in straight:
+            _arrow(axes[above][i], axes[below][i], (.5, 0), (.5, 1))
+        if not memory:
+            _arrow(axes["frame"][i], axes["initial"][i], (0, .1), (0, .7), connectionstyle="arc3,rad=.05")
+        if not memory:
+            _arrow(axes["features"][i], axes["cell"][i], (1, .1), (1, .7), connectionstyle="arc3,rad=-.05")
+        if memory and i:
+            _arrow(axes["cell"][i - 1], axes["cell"][i], (1, .6), (0, .6))
+        if memory and i:
+            _arrow(axes["beliefs"][i - 1], axes["cell"][i], (1, .6), (0, .25))
+    if memory:
+        _arrow(axes["initial"][0], axes["cell"][0], (1, .5), (0, .5))
 
 # %% ../../nbs/models/09_lstm.ipynb #43278815
-_ROWS = dict(frame="frame", features="ConvNet2\nfeatures", initial="ConvNet1\ninitial beliefs", cell="LSTM\ncell", beliefs="ConvNet3\nbeliefs")
+_ROWS = dict(
+    frame="frame", features="ConvNet2\nfeatures", initial="ConvNet1\ninitial beliefs", cell="LSTM\ncell",
+    beliefs="ConvNet3\nbeliefs",
+)
 
 def _places(t, memory, aspect): # a figure, and name -> axes of that row
     names = [n for n in _ROWS if not (memory and n == "initial")]
-    fig, axes = plt.subplots(len(names), t + memory, figsize=(WIDTH, WIDTH/(t + memory + .2)*len(names)*(aspect*1.08 + .1)), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        len(names), t + memory, figsize=(WIDTH, WIDTH / (t + memory + 0.2) * len(names) * (aspect * 1.08 + 0.1)),
+        layout="constrained", squeeze=False,
+    )
     fig.get_layout_engine().set(w_pad=.07 if memory else .13, h_pad=.07, hspace=.03, wspace=.03)
-    for ax in axes.flat: ax.set(xticks=[], yticks=[]); ax.axis("off")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.axis("off")
     rows = {name: row[int(memory):] for name, row in zip(names, axes)}
-    for name, row in rows.items(): row[-1].text(1.06 if memory else 1.14, .5, _ROWS[name], transform=row[-1].transAxes, fontsize=7, rotation=270, va="center", ha="left", multialignment="center")
-    if memory: rows["initial"] = axes[names.index("cell"), :1]
+    for name, row in rows.items():
+        row[-1].text(
+            1.06 if memory else 1.14, 0.5, _ROWS[name], transform=row[-1].transAxes, fontsize=7, rotation=270,
+            va="center", ha="left", multialignment="center",
+        )
+    if memory:
+        rows["initial"] = axes[names.index("cell"), :1]
     return fig, rows
 
+# %% ../../nbs/models/09_lstm.ipynb #6373a7d3
 def unrolled_figure(
     model, # `PoseMachineLSTM`
     frames, # (t 3 h w) of a clip
@@ -270,7 +334,8 @@ def unrolled_figure(
             values = seen[name].square().mean(1).sqrt()
             rows[name][i].imshow(values[i], cmap="viridis", vmin=0, vmax=values.max())
         overlay_map(rows["beliefs"][i], pictures[i], strongest[i - t], vmax=1.)
-    for ax, picture, values in zip(rows["initial"], pictures, strongest): overlay_map(ax, picture, values, vmax=1., title="ConvNet1\ninitial beliefs" if model.memory else None)
+    for ax, picture, values in zip(rows["initial"], pictures, strongest):
+        overlay_map(ax, picture, values, vmax=1., title="ConvNet1\ninitial beliefs" if model.memory else None)
     _connect(rows, model.memory)
     plt.close(fig)
     return fig
@@ -283,7 +348,9 @@ def from_run(
     joints, # of its skeleton
 ): # `PoseMachineLSTM`, in eval mode, on the CPU
     "The network of a finished run; `DataError` for a record of something else, and for weights that are missing or do not fit."
-    try: model = PoseMachineLSTM(joints, memory=record.params["memory"], **{k: record.params[k] for k in SIZES})
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a pose machine") from None
+    try:
+        model = PoseMachineLSTM(joints, memory=record.params["memory"], **{k: record.params[k] for k in SIZES})
+    except KeyError as e:
+        raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a pose machine") from None
     load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()

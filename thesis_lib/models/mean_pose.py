@@ -14,7 +14,8 @@ from ..heatmaps import encode
 # %% ../../nbs/models/03_mean_pose.ipynb #c6459bfe
 class MeanPose(nn.Module):
     "Constant heatmaps at the mean position of each joint."
-    def __init__(self, *, joints=17, image_size=(192, 256), sigma=2.): # (w, h) pixels of the crop; sigma in heatmap pixels
+    # (w, h) pixels of the crop; sigma in heatmap pixels
+    def __init__(self, *, joints=17, image_size=(192, 256), sigma=2.):
         super().__init__()
         self.size, self.sigma = (image_size[0] // 4, image_size[1] // 4), sigma
         self.register_buffer("mean", torch.zeros(joints, 2))
@@ -25,9 +26,14 @@ class MeanPose(nn.Module):
     ):
         "Average over the labelled joints; `DataError` for a joint that is never labelled."
         seen = (visible > 0).float()[..., None]
-        if (never := (seen.sum(0) == 0).flatten()).any(): raise DataError(f"joint {int(never.nonzero()[0])}: labelled in none of {len(keypoints)} training persons, it has no mean position")
+        if (never := (seen.sum(0) == 0).flatten()).any():
+            raise DataError(
+                f"joint {int(never.nonzero()[0])}: labelled in none of {len(keypoints)} training persons, it has no mean position"
+            )
         self.mean.copy_((keypoints * seen).sum(0) / seen.sum(0))
         return self
 
     def forward(self, images): # (b 3 H W) -> (b k H/4 W/4)
-        return encode(self.mean[None], torch.ones_like(self.mean[None, :, 0]), self.size, self.sigma).expand(len(images), -1, -1, -1)
+        return encode(self.mean[None], torch.ones_like(self.mean[None, :, 0]), self.size, self.sigma).expand(
+            len(images), -1, -1, -1
+        )

@@ -21,11 +21,18 @@ def stem(
     pretrained=False, # ImageNet weights
 )->nn.Module: # images (b 3 H W) -> [(b c H/8 W/8)]
     "A timm ResNet up to its second stage; DataError for a model that is unknown or has no map of stride 8 there"
-    try: net = timm.create_model(backbone, pretrained=pretrained, features_only=True, out_indices=(2,))
+    try:
+        net = timm.create_model(backbone, pretrained=pretrained, features_only=True, out_indices=(2,))
     except RuntimeError as e:
-        if timm.is_model(backbone): raise
-        raise DataError(f"backbone = {backbone!r}: expected the name of a ResNet in timm, such as 'resnet50' or 'test_resnet'") from e
-    if net.feature_info.reduction() != [8]: raise DataError(f"backbone = {backbone!r} has stride {net.feature_info.reduction()[0]} at its second stage: expected 8, as in a ResNet")
+        if timm.is_model(backbone):
+            raise
+        raise DataError(
+            f"backbone = {backbone!r}: expected the name of a ResNet in timm, such as 'resnet50' or 'test_resnet'"
+        ) from e
+    if net.feature_info.reduction() != [8]:
+        raise DataError(
+            f"backbone = {backbone!r} has stride {net.feature_info.reduction()[0]} at its second stage: expected 8, as in a ResNet"
+        )
     return net
 
 # %% ../../nbs/models/02_transpose.ipynb #1725d47a
@@ -48,14 +55,23 @@ class TransPoseR(nn.Module):
         pre_norm=False, # norm before each block, and once after the last layer
     ):
         super().__init__()
-        if any(s % 8 or s < 8 for s in image_size): raise DataError(f"image_size = {tuple(image_size)}: width and height must be multiples of 8, the stride of the tokens")
-        self.image_size, self.grid = tuple(image_size), (w := image_size[0]//8, rows := image_size[1]//8) # grid: tokens (w, h)
+        if any(s % 8 or s < 8 for s in image_size):
+            raise DataError(
+                f"image_size = {tuple(image_size)}: width and height must be multiples of 8, the stride of the tokens"
+            )
+        # grid: tokens (w, h)
+        self.image_size, self.grid = tuple(image_size), (w := image_size[0]//8, rows := image_size[1]//8)
         self.backbone = stem(backbone, pretrained=pretrained)
         self.reduce = nn.Conv2d(self.backbone.feature_info.channels()[0], d_m, 1, bias=False)
         self.register_buffer("pos", sine_position_2d(rows, w, d_m), persistent=False)
-        self.layers = nn.ModuleList(EncoderLayer(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=pre_norm) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(d_m, h, d_h, d_ff=d_ff, dropout=dropout, share_qk=share_qk, pre_norm=pre_norm)
+            for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(d_m) if pre_norm else nn.Identity()
-        self.deconv = nn.Sequential(nn.ConvTranspose2d(d_m, deconv, 4, 2, 1, bias=False), nn.BatchNorm2d(deconv), nn.ReLU(inplace=True))
+        self.deconv = nn.Sequential(
+            nn.ConvTranspose2d(d_m, deconv, 4, 2, 1, bias=False), nn.BatchNorm2d(deconv), nn.ReLU(inplace=True)
+        )
         self.head = nn.Conv2d(deconv, joints, 1)
         nn.init.normal_(self.head.weight, std=.001)
         nn.init.zeros_(self.head.bias)
@@ -67,14 +83,17 @@ def forward_stem(self:TransPoseR,
 ): # (b n d_m), row by row
     "Tokens before the encoder; DataError for images of another size"
     if images.dim() != 4 or images.shape[1:] != (3, *self.image_size[::-1]):
-        raise DataError(f"images have shape {tuple(images.shape)}: expected (b 3 {self.image_size[1]} {self.image_size[0]})")
+        raise DataError(
+            f"images have shape {tuple(images.shape)}: expected (b 3 {self.image_size[1]} {self.image_size[0]})"
+        )
     return self.reduce(self.backbone(images)[0]).flatten(2).mT
 
 @patch
 def forward_features(self:TransPoseR, images): # (b n d_m)
     "Tokens after the encoder"
     x = self.forward_stem(images)
-    for layer in self.layers: x = layer(x, self.pos)
+    for layer in self.layers:
+        x = layer(x, self.pos)
     return self.norm(x)
 
 @patch
@@ -88,8 +107,10 @@ def forward(self:TransPoseR, images): # (b k H/4 W/4)
     return self.forward_head(self.forward_features(images))
 
 # %% ../../nbs/models/02_transpose.ipynb #71d2b7e3
-_RELEASED = {"conv1.": "backbone.conv1.", "bn1.": "backbone.bn1.", "layer1.": "backbone.layer1.", "layer2.": "backbone.layer2.", "reduce.": "reduce.",
-             "global_encoder.layers.": "layers.", "deconv_layers.": "deconv.", "final_layer.": "head."}
+_RELEASED = {
+    "conv1.": "backbone.conv1.", "bn1.": "backbone.bn1.", "layer1.": "backbone.layer1.", "layer2.": "backbone.layer2.",
+    "reduce.": "reduce.", "global_encoder.layers.": "layers.", "deconv_layers.": "deconv.", "final_layer.": "head.",
+}
 
 def from_released(
     state:dict, # state dict of TransPose-R as released by its authors
@@ -97,9 +118,13 @@ def from_released(
     "Rename the tensors of a released TransPose-R; DataError for a tensor that such a model does not have"
     state = {key.removeprefix("module."): value for key, value in state.items()}
     state.pop("pos_embedding", None)
-    found = {key: next((new + key[len(old):] for old, new in _RELEASED.items() if key.startswith(old)), None) for key in state}
+    found = {
+        key: next((new + key[len(old) :] for old, new in _RELEASED.items() if key.startswith(old)), None)
+        for key in state
+    }
     unknown = [key for key, new in found.items() if new is None]
-    if unknown: raise DataError(f"{unknown[0]!r} is no tensor of a released TransPose-R")
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is no tensor of a released TransPose-R")
     return {found[key]: value for key, value in state.items()}
 
 # %% ../../nbs/models/02_transpose.ipynb #33c2eff3
@@ -109,8 +134,13 @@ def from_run(
 )->TransPoseR: # in eval mode, on the CPU
     "The model of a finished run; DataError for a record of something else, and for weights that are missing or do not fit"
     p, extra = record.params, record.extra
-    try: model = TransPoseR(p["d_m"], p["h"], extra["d_h"], p["layers"], p["share_qk"], d_ff=extra["d_ff"], image_size=(p["image_w"], p["image_h"]),
-                            backbone=p["backbone"], dropout=p["dropout"], deconv=p["d_m"])
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a 2D pose run") from None
-    if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
+    try:
+        model = TransPoseR(
+            p["d_m"], p["h"], extra["d_h"], p["layers"], p["share_qk"], d_ff=extra["d_ff"],
+            image_size=(p["image_w"], p["image_h"]), backbone=p["backbone"], dropout=p["dropout"], deconv=p["d_m"],
+        )
+    except KeyError as e:
+        raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a 2D pose run") from None
+    if weights:
+        load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()

@@ -26,12 +26,19 @@ def tokenizer(
     patch, # side of a patch, pixels; a power of 2 for "conv"
 )->nn.Module: # images (b c s s) -> (b d_m s/patch s/patch)
     "The layers before the tokens; DataError for another kind, or a patch that halving does not reach"
-    if kind == "patch": return nn.Conv2d(channels, d_m, patch, patch)
-    if kind != "conv": raise DataError(f"stem = {kind!r}: expected 'patch' or 'conv'")
+    if kind == "patch":
+        return nn.Conv2d(channels, d_m, patch, patch)
+    if kind != "conv":
+        raise DataError(f"stem = {kind!r}: expected 'patch' or 'conv'")
     steps = int(math.log2(patch))
-    if patch < 2 or 2**steps != patch: raise DataError(f"patch = {patch}: stem 'conv' halves the image again and again, so patch must be a power of 2")
+    if patch < 2 or 2**steps != patch:
+        raise DataError(f"patch = {patch}: stem 'conv' halves the image again and again, so patch must be a power of 2")
     widths = [channels, *(min(32 * 2**i, d_m) for i in range(steps))]
-    convs = [m for a, b in zip(widths, widths[1:]) for m in (nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))]
+    convs = [
+        m
+        for a, b in zip(widths, widths[1:])
+        for m in (nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+    ]
     return nn.Sequential(*convs, nn.Conv2d(widths[-1], d_m, 1))
 
 # %% ../../nbs/models/05_vit.ipynb #8c6190cf
@@ -53,8 +60,10 @@ class FlexibleViT(nn.Module):
         stem="patch", # or "conv"
     ):
         super().__init__()
-        if patch < 1 or image_size < patch or image_size % patch: raise DataError(f"image_size = {image_size} is not a multiple of patch = {patch}")
-        self.channels, self.image_size, self.grid = channels, image_size, (image_size // patch,) * 2 # grid: tokens (w, h)
+        if patch < 1 or image_size < patch or image_size % patch:
+            raise DataError(f"image_size = {image_size} is not a multiple of patch = {patch}")
+        # grid: tokens (w, h)
+        self.channels, self.image_size, self.grid = channels, image_size, (image_size // patch,) * 2
         self.patch_embed = tokenizer(stem, channels, d_m, patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, d_m))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid[0]**2, d_m))
@@ -63,8 +72,10 @@ class FlexibleViT(nn.Module):
         self.blocks = nn.Sequential(*(EncoderLayer(d_m, h, d_h, **options) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(d_m), nn.Linear(d_m, classes)
         for norm in self.modules():
-            if isinstance(norm, nn.LayerNorm): norm.eps = 1e-6 # as in timm
-        for p in self.cls_token, self.pos_embed, self.head.weight: nn.init.trunc_normal_(p, std=.02)
+            if isinstance(norm, nn.LayerNorm):
+                norm.eps = 1e-6 # as in timm
+        for p in self.cls_token, self.pos_embed, self.head.weight:
+            nn.init.trunc_normal_(p, std=.02)
         nn.init.zeros_(self.head.bias)
 
 # %% ../../nbs/models/05_vit.ipynb #23426a98
@@ -74,7 +85,9 @@ def forward_stem(self:FlexibleViT,
 ): # (b 1+n d_m), class token first, then row by row
     "Tokens before the encoder; DataError for images of another size"
     if images.dim() != 4 or images.shape[1:] != (self.channels, self.image_size, self.image_size):
-        raise DataError(f"images have shape {tuple(images.shape)}: expected (b {self.channels} {self.image_size} {self.image_size})")
+        raise DataError(
+            f"images have shape {tuple(images.shape)}: expected (b {self.channels} {self.image_size} {self.image_size})"
+        )
     tokens = self.patch_embed(images).flatten(2).mT
     return self.dropout(torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), 1) + self.pos_embed)
 
@@ -98,18 +111,29 @@ _TIMM = {"patch_embed.proj.": "patch_embed.", "attn.qkv.": "self_attn.in_proj_",
          "mlp.fc1.": "linear1.", "mlp.fc2.": "linear2."}
 
 def _timm_weights(source, pretrained): # state dict of a name in timm
-    try: return timm.create_model(source, pretrained=pretrained).state_dict()
+    try:
+        return timm.create_model(source, pretrained=pretrained).state_dict()
     except Exception as e:
         if not timm.is_model(source.split(".")[0]):
-            raise DataError(f"{source!r}: expected the name of a Vision Transformer in timm, such as 'vit_small_patch16_224'") from e
-        raise DataError(f"{source!r}: its weights could not be fetched ({(str(e) or type(e).__name__).splitlines()[0]})") from e
+            raise DataError(
+                f"{source!r}: expected the name of a Vision Transformer in timm, such as 'vit_small_patch16_224'"
+            ) from e
+        raise DataError(
+            f"{source!r}: its weights could not be fetched ({(str(e) or type(e).__name__).splitlines()[0]})"
+        ) from e
 
 def _adapt(own, value, name, grid): # a tensor of timm in the shape of ours where that is possible
-    if name == "patch_embed.weight" and own.dim() == 4 and own.shape[1] == 1 and value.shape[1] == 3: return value.sum(1, keepdim=True)
-    if name == "pos_embed" and own.shape[2] == value.shape[2] and math.isqrt(value.shape[1] - 1)**2 == value.shape[1] - 1:
+    if name == "patch_embed.weight" and own.dim() == 4 and own.shape[1] == 1 and value.shape[1] == 3:
+        return value.sum(1, keepdim=True)
+    if (
+        name == "pos_embed"
+        and own.shape[2] == value.shape[2]
+        and math.isqrt(value.shape[1] - 1) ** 2 == value.shape[1] - 1
+    ):
         return resample_abs_pos_embed(value, grid[::-1], num_prefix_tokens=1)
     return value
 
+# %% ../../nbs/models/05_vit.ipynb #2c11c445
 def load_timm(
     model:FlexibleViT,
     source, # name of a Vision Transformer in timm, or its state dict
@@ -119,12 +143,20 @@ def load_timm(
     state, own = source if isinstance(source, dict) else _timm_weights(source, pretrained), model.state_dict()
     fits, left = {}, {}
     for name, value in state.items():
-        for old, new in _TIMM.items(): name = name.replace(old, new)
-        if name not in own: left[name] = "no such tensor in this model"; continue
+        for old, new in _TIMM.items():
+            name = name.replace(old, new)
+        if name not in own:
+            left[name] = "no such tensor in this model"
+            continue
         value = _adapt(own[name], value, name, model.grid)
-        if value.shape == own[name].shape: fits[name] = value
-        else: left[name] = f"shape {tuple(value.shape)}, here {tuple(own[name].shape)}"
-    if not fits: raise DataError(f"none of the {len(state)} tensors fits this FlexibleViT: expected those of a timm Vision Transformer of its width")
+        if value.shape == own[name].shape:
+            fits[name] = value
+        else:
+            left[name] = f"shape {tuple(value.shape)}, here {tuple(own[name].shape)}"
+    if not fits:
+        raise DataError(
+            f"none of the {len(state)} tensors fits this FlexibleViT: expected those of a timm Vision Transformer of its width"
+        )
     model.load_state_dict(fits, strict=False)
     left |= {name: "not in the source" for name in own if name not in fits and name not in left}
     return dict(loaded=len(fits), not_loaded=left)
@@ -138,11 +170,16 @@ def densenet(
     name="densenet121", # of a DenseNet in timm, or "small"
 )->nn.Module: # images (b c s s) -> logits (b classes)
     "A DenseNet of timm; DataError for another name, and for weights of 'small'"
-    if name == "small" and pretrained: raise DataError("name = 'small': there are no ImageNet weights of it, set pretrained to False")
+    if name == "small" and pretrained:
+        raise DataError("name = 'small': there are no ImageNet weights of it, set pretrained to False")
     known = name == "small" or name.startswith("densenet") and timm.is_model(name.split(".")[0])
-    if not known: raise DataError(f"name = {name!r}: expected 'small' or the name of a DenseNet in timm, such as 'densenet121'")
+    if not known:
+        raise DataError(f"name = {name!r}: expected 'small' or the name of a DenseNet in timm, such as 'densenet121'")
     options = dict(growth_rate=12, block_config=(3, 6, 6)) if name == "small" else {}
-    return timm.create_model("densenet121" if name == "small" else name, pretrained=pretrained, in_chans=channels, num_classes=classes, **options)
+    return timm.create_model(
+        "densenet121" if name == "small" else name, pretrained=pretrained, in_chans=channels, num_classes=classes,
+        **options,
+    )
 
 # %% ../../nbs/models/05_vit.ipynb #9b7868f2
 def from_run(
@@ -155,7 +192,10 @@ def from_run(
         if p["model"] == "vit":
             size = {k: p[k] for k in ("image_size", "patch", "dropout", "stem")}
             model = FlexibleViT(p["d_m"], p["h"], extra["d_h"], p["layers"], p["share_qk"], d_ff=extra["d_ff"], **size)
-        else: model = densenet(name=p["model"])
-    except KeyError as e: raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a chest run") from None
-    if weights: load_weights(model, record.path/"checkpoint"/"weights.pt")
+        else:
+            model = densenet(name=p["model"])
+    except KeyError as e:
+        raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a chest run") from None
+    if weights:
+        load_weights(model, record.path/"checkpoint"/"weights.pt")
     return model.eval()

@@ -16,14 +16,25 @@ def read_weights(
     path # file written by `torch.save`: a state dict, or a dict that holds one under "state_dict"
 ) -> dict: # name -> tensor, without the "module." of DataParallel
     "Read a checkpoint without executing anything in it; `DataError` names the file and what is wrong with it."
-    try: state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise DataError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError: raise DataError(f"{path}: refused, it is not a plain file of tensors (it carries pickled code or is damaged)") from None
-    except (RuntimeError, EOFError, ValueError) as e: raise DataError(f"{path}: not a readable checkpoint ({str(e).splitlines()[0]})") from None
-    if not isinstance(state, dict): raise DataError(f"{path}: expected a dictionary of tensors, got {type(state).__name__}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such checkpoint") from None
+    except pickle.UnpicklingError:
+        raise DataError(
+            f"{path}: refused, it is not a plain file of tensors (it carries pickled code or is damaged)"
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as e:
+        raise DataError(f"{path}: not a readable checkpoint ({str(e).splitlines()[0]})") from None
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: expected a dictionary of tensors, got {type(state).__name__}")
     state = state.get("state_dict", state)
-    if not isinstance(state, dict) or (odd := [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]):
-        raise DataError(f"{path}: expected a dictionary of tensors, {f'{odd[0]!r} is none' if isinstance(state, dict) else f'got {type(state).__name__}'}")
+    if not isinstance(state, dict) or (
+        odd := [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    ):
+        raise DataError(
+            f"{path}: expected a dictionary of tensors, {f'{odd[0]!r} is none' if isinstance(state, dict) else f'got {type(state).__name__}'}"
+        )
     return {k.removeprefix("module."): v for k, v in state.items()}
 
 # %% ../../nbs/models/01_weights.ipynb #752802a8
@@ -34,9 +45,14 @@ def load_weights(
 ) -> dict: # {"missing": [...], "unexpected": [...], "shape": [...]}
     "Load a checkpoint without executing anything in it; `DataError` names the file and the first tensor that does not fit."
     state, own = read_weights(path), model.state_dict()
-    missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")} # a counter that batch norm before PyTorch 0.4.1 had not
-    report = dict(missing=sorted(missing), unexpected=sorted(state.keys() - own.keys()), shape=sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape))
-    if strict and any(report.values()): raise DataError(f"{path}: does not fit {type(model).__name__}: {_misfit(report, own, state)}")
+    # a counter that batch norm before PyTorch 0.4.1 had not
+    missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")}
+    report = dict(
+        missing=sorted(missing), unexpected=sorted(state.keys() - own.keys()),
+        shape=sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    )
+    if strict and any(report.values()):
+        raise DataError(f"{path}: does not fit {type(model).__name__}: {_misfit(report, own, state)}")
     model.load_state_dict({k: v for k, v in state.items() if k in own and k not in report["shape"]}, strict=False)
     return report
 
@@ -44,4 +60,8 @@ def _misfit(report, own, state):
     if report["shape"]:
         k = report["shape"][0]
         return f"{k!r} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
-    return "; ".join(f"{len(report[kind])} {kind} tensors, first {report[kind][0]!r}" for kind in ("missing", "unexpected") if report[kind])
+    return "; ".join(
+        f"{len(report[kind])} {kind} tensors, first {report[kind][0]!r}"
+        for kind in ("missing", "unexpected")
+        if report[kind]
+    )

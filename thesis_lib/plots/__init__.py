@@ -16,4 +16,6 @@ _PUBLIC = dict( # module -> its public names
     pose3d="project_view draw_pose_3d show_lifting pose_frames",
     diagram="trace_model model_diagram",
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

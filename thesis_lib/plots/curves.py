@@ -16,15 +16,23 @@ __all__ = ['plot_curves', 'plot_intervals']
 def _read_log(log, x):
     frame = log if isinstance(log, pd.DataFrame) else None
     if frame is None:
-        try: frame = pd.read_csv(log)
-        except FileNotFoundError: raise DataError(f"{log}: no such training log") from None
-        except (pd.errors.EmptyDataError, pd.errors.ParserError): raise DataError(f"{log}: expected a CSV with one row a measurement") from None
-    if x not in frame or frame.empty: raise DataError(f"{log if frame is not log else 'log'}: expected rows with a column {x!r}, got columns {', '.join(map(str, frame.columns)) or 'none'}")
+        try:
+            frame = pd.read_csv(log)
+        except FileNotFoundError:
+            raise DataError(f"{log}: no such training log") from None
+        except (pd.errors.EmptyDataError, pd.errors.ParserError):
+            raise DataError(f"{log}: expected a CSV with one row a measurement") from None
+    if x not in frame or frame.empty:
+        raise DataError(
+            f"{log if frame is not log else 'log'}: expected rows with a column {x!r}, got columns {', '.join(map(str, frame.columns)) or 'none'}"
+        )
     return frame.select_dtypes("number").groupby(x).mean().dropna(axis=1, how="all")
 
+# %% ../../nbs/plots/04_curves.ipynb #a8ddb08f
 def plot_curves(
     log,            # DataFrame or path of a CSV
-    *, best=None,   # column that chose the epoch (its maximum, or minimum if "loss" or "error" is in its name); or the epoch itself
+    # column that chose the epoch (its maximum, or minimum if "loss" or "error" is in its name); or the epoch itself
+    *, best=None,
     panels=None,    # dict title -> columns; None: columns grouped by the end of their name
     x="epoch", width=WIDTH
 ):
@@ -32,21 +40,33 @@ def plot_curves(
     frame = _read_log(log, x)
     if panels is None:
         panels = {}
-        for c in frame.columns.drop("step", errors="ignore"): panels.setdefault(c.rsplit("_", 1)[-1] if c.startswith(("train_", "val_")) else c, []).append(c)
+        for c in frame.columns.drop("step", errors="ignore"):
+            panels.setdefault(c.rsplit("_", 1)[-1] if c.startswith(("train_", "val_")) else c, []).append(c)
     for c in [*(c for columns in panels.values() for c in columns), *([best] if isinstance(best, str) else [])]:
-        if c not in frame: raise DataError(f"log: no column {c!r}, it has {', '.join(frame.columns)}")
+        if c not in frame:
+            raise DataError(f"log: no column {c!r}, it has {', '.join(frame.columns)}")
     epoch = best
-    if isinstance(best, str): epoch = frame[best].idxmin() if any(w in best for w in ("loss", "error")) else frame[best].idxmax()
-    fig, axes = plt.subplots(1, len(panels), figsize=(min(width, 2.3 * len(panels)), 1.7), squeeze=False, layout="constrained")
+    if isinstance(best, str):
+        epoch = frame[best].idxmin() if any(w in best for w in ("loss", "error")) else frame[best].idxmax()
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(min(width, 2.3 * len(panels)), 1.7), squeeze=False, layout="constrained"
+    )
     for ax, (title, columns) in zip(axes[0], panels.items()):
         for i, c in enumerate(columns):
             values, style = frame[c].dropna(), ("-", "--", ":", "-.")[i % 4]
-            ax.plot(values.index, values, style, color=f"C{i}", marker="o" if len(values) < 3 else "", ms=3, label=c.removesuffix(f"_{title}"))
-            if epoch in values.index: ax.plot(epoch, values[epoch], "o", ms=4, color=f"C{i}", mec="white", mew=.6, zorder=4)
-        if epoch is not None: ax.axvline(epoch, lw=.8, color=_GREY, ls=(0, (3, 2)), zorder=0)
+            ax.plot(
+                values.index, values, style, color=f"C{i}", marker="o" if len(values) < 3 else "", ms=3,
+                label=c.removesuffix(f"_{title}"),
+            )
+            if epoch in values.index:
+                ax.plot(epoch, values[epoch], "o", ms=4, color=f"C{i}", mec="white", mew=.6, zorder=4)
+        if epoch is not None:
+            ax.axvline(epoch, lw=.8, color=_GREY, ls=(0, (3, 2)), zorder=0)
         ax.set(title=title, xlabel=x if epoch is None else f"{x} ({epoch:g} kept)")
-        ax.ticklabel_format(axis="y", scilimits=(-2, 4)); ax.yaxis.get_offset_text().set_size(6.5)
-        if len(columns) > 1: ax.legend(handlelength=1.6)
+        ax.ticklabel_format(axis="y", scilimits=(-2, 4))
+        ax.yaxis.get_offset_text().set_size(6.5)
+        if len(columns) > 1:
+            ax.legend(handlelength=1.6)
     plt.close(fig)
     return fig
 
@@ -60,25 +80,41 @@ def plot_intervals(
 ):
     "Dot-and-interval plot of settings beside published values; `DataError` on a missing column."
     for c in (value, lo, hi, label, published, panel):
-        if c is not None and c not in frame: raise DataError(f"frame: no column {c!r}, it has {', '.join(map(str, frame.columns))}")
-    if frame.empty: raise DataError("frame: expected at least one setting, got none")
-    labels, parts = list(dict.fromkeys(frame[label])), [("", frame)] if panel is None else list(frame.groupby(panel, sort=False))
-    fig, axes = plt.subplots(1, len(parts), figsize=(width, .22 * len(labels) + .62), sharey=True, squeeze=False, layout="constrained")
+        if c is not None and c not in frame:
+            raise DataError(f"frame: no column {c!r}, it has {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise DataError("frame: expected at least one setting, got none")
+    labels, parts = (
+        list(dict.fromkeys(frame[label])), [("", frame)] if panel is None else list(frame.groupby(panel, sort=False)),
+    )
+    fig, axes = plt.subplots(
+        1, len(parts), figsize=(width, 0.22 * len(labels) + 0.62), sharey=True, squeeze=False, layout="constrained"
+    )
     for i, (ax, (title, rows)) in enumerate(zip(axes[0], parts)):
         for r in rows.to_dict("records"):
             y = labels.index(r[label])
             interval = pd.notna(r[lo]) and pd.notna(r[hi])
-            if interval: ax.plot([r[lo], r[hi]], [y, y], color="C0", lw=1.4, solid_capstyle="butt")
+            if interval:
+                ax.plot([r[lo], r[hi]], [y, y], color="C0", lw=1.4, solid_capstyle="butt")
             ax.plot(r[value], y, "o", ms=4.5, color="C0")
-            if published and pd.notna(r[published]): ax.plot(r[published], y, "D", ms=4.5, mfc="none", mec="C1", mew=1.3)
+            if published and pd.notna(r[published]):
+                ax.plot(r[published], y, "D", ms=4.5, mfc="none", mec="C1", mew=1.3)
             text = f"{r[value]:.{digits}f}" + (f" [{r[lo]:.{digits}f}, {r[hi]:.{digits}f}]" if interval else "")
-            ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5)
+            ax.annotate(
+                text, (1, y), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+                va="center", fontsize=6.5,
+            )
         ax.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - .5, -.5), xlabel=xlabel, title=title)
-        ax.grid(axis="y", lw=.4, color="#dddddd"); ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False); ax.margins(x=.08)
-    if published: _published_legend(fig)
+        ax.grid(axis="y", lw=.4, color="#dddddd")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.margins(x=.08)
+    if published:
+        _published_legend(fig)
     plt.close(fig)
     return fig
 
+# %% ../../nbs/plots/04_curves.ipynb #17960be5
 def _published_legend(fig):
     marks = [plt.Line2D([], [], marker="o", color="C0", ms=4.5, lw=1.4, label="ours, 95 % interval"),
              plt.Line2D([], [], marker="D", color="C1", mfc="none", ms=4.5, mew=1.3, lw=0, label="published")]

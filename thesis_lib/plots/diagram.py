@@ -29,18 +29,23 @@ __all__ = ['trace_model', 'model_diagram']
 
 # %% ../../nbs/plots/06_diagram.ipynb #28347c0c
 def _tensors(x): # all tensors inside nested containers
-    if isinstance(x, torch.Tensor): return [x]
-    if isinstance(x, dict): x = list(x.values())
+    if isinstance(x, torch.Tensor):
+        return [x]
+    if isinstance(x, dict):
+        x = list(x.values())
     return [t for v in x for t in _tensors(v)] if isinstance(x, (list, tuple)) else []
 
 class _Flow(TorchDispatchMode):
     "Remembers for every tensor the parts it came from; `joins` holds name -> (symbol, sources)."
     _SYMBOLS = {"add": "+", "add_": "+", "cat": "c", "stack": "c", "mul": "×", "mul_": "×"}
 
-    def __init__(self): super().__init__(); self.source, self.joins = WeakIdKeyDictionary(), {}
+    def __init__(self):
+        super().__init__()
+        self.source, self.joins = WeakIdKeyDictionary(), {}
     def of(self, x): return [*dict.fromkeys(name for t in _tensors(x) for name in self.source.get(t, ()))]
     def sign(self, x, names):
-        for t in _tensors(x): self.source[t] = tuple(names)
+        for t in _tensors(x):
+            self.source[t] = tuple(names)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = _tensors((args, kwargs or {}))
@@ -53,14 +58,17 @@ class _Flow(TorchDispatchMode):
         return out
 
 # %% ../../nbs/plots/06_diagram.ipynb #6f2c1f17
-def _matches(name, pattern): return re.fullmatch(re.escape(pattern).replace(r"\*", "[^.]+"), name) is not None # `*` stops at a dot
+# `*` stops at a dot
+def _matches(name, pattern): return re.fullmatch(re.escape(pattern).replace(r"\*", "[^.]+"), name) is not None
 
 def _parts(model, parts): # -> dict name -> module
     if not isinstance(parts, int):
         chosen = {n: m for n, m in model.named_modules() if n and any(_matches(n, p) for p in parts)}
         for p in parts:
             if not any(_matches(n, p) for n in chosen):
-                raise DataError(f"parts: {p!r} is no submodule of {type(model).__name__}, which has {', '.join(n for n, _ in model.named_children()) or 'none'}")
+                raise DataError(
+                    f"parts: {p!r} is no submodule of {type(model).__name__}, which has {', '.join(n for n, _ in model.named_children()) or 'none'}"
+                )
         for n in chosen:
             if (outer := next((o for o in chosen if n.startswith(o + ".")), None)):
                 raise DataError(f"parts: {n!r} lies inside {outer!r}, name one of them")
@@ -69,23 +77,34 @@ def _parts(model, parts): # -> dict name -> module
     for name, child in model.named_children():
         through = type(child).forward is nn.Module.forward # a ModuleList: nobody calls it
         inner = _parts(child, parts if through else parts - 1) if through or parts > 1 else {}
-        if inner: found |= {f"{name}.{n}": m for n, m in inner.items()}
-        elif not through and not isinstance(child, (nn.Dropout, nn.Identity)): found[name] = child
+        if inner:
+            found |= {f"{name}.{n}": m for n, m in inner.items()}
+        elif not through and not isinstance(child, (nn.Dropout, nn.Identity)):
+            found[name] = child
     return found
 
 # %% ../../nbs/plots/06_diagram.ipynb #a10ca8f2
 def _row(name, kind, sources=None, shapes=(), params=0, fixed=0, cls="", look="", heads=None):
-    return dict(name=name, kind=kind, cls=cls, look=look, sources=sources or {}, joined="", shapes=list(shapes), params=params, fixed=fixed, heads=heads, times=1, taken=1)
+    return dict(
+        name=name, kind=kind, cls=cls, look=look, sources=sources or {}, joined="", shapes=list(shapes), params=params,
+        fixed=fixed, heads=heads, times=1, taken=1,
+    )
 
 def _shapes(x, batch): return [tuple(t.shape[1:] if t.dim() and t.shape[0] == batch else t.shape) for t in _tensors(x)]
 
 def _arguments(module, args, kwargs): # name -> value, those that hold tensors
-    try: bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    except TypeError: bound = {str(i): a for i, a in enumerate(args)} | kwargs
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    except TypeError:
+        bound = {str(i): a for i, a in enumerate(args)} | kwargs
     return {n: v for n, v in bound.items() if _tensors(v)}
 
 def _heads(module): # (number, size) of the attention heads inside, if there is one such pair
-    pairs = {(m.h, m.d_h) for m in module.modules() if isinstance(getattr(m, "h", None), int) and isinstance(getattr(m, "d_h", None), int)}
+    pairs = {
+        (m.h, m.d_h)
+        for m in module.modules()
+        if isinstance(getattr(m, "h", None), int) and isinstance(getattr(m, "d_h", None), int)
+    }
     pairs |= {(m.num_heads, m.head_dim) for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
     return pairs.pop() if len(pairs) == 1 else None
 
@@ -93,10 +112,16 @@ def _watch(stack, flow, rows, name, module, batch): # hooks on one part, release
     def before(m, args, kwargs):
         look = type(m).__name__ + (type(m[0]).__name__ if isinstance(m, nn.Sequential) and len(m) else "")
         fixed = sum(p.numel() for p in m.parameters() if not p.requires_grad)
-        row, given = rows.setdefault(name, _row(name, "part", {}, (), count_parameters(m), fixed, type(m).__name__, look, _heads(m))), _arguments(m, args, kwargs)
+        row, given = (
+            rows.setdefault(
+                name, _row(name, "part", {}, (), count_parameters(m), fixed, type(m).__name__, look, _heads(m))
+            ),
+            _arguments(m, args, kwargs),
+        )
         row["taken"] = len(given)
         for a, v in given.items():
-            for s in flow.of(v): row["sources"].setdefault(s, []).append(a)
+            for s in flow.of(v):
+                row["sources"].setdefault(s, []).append(a)
     def after(m, args, out):
         rows[name]["shapes"] = _shapes(out, batch)
         flow.sign(out, [name])
@@ -108,22 +133,38 @@ def _settle(rows, joins): # names of joins in the sources give way to what was j
     live, todo = set(), [s for r in rows for s in r["sources"] if s in joins]
     while todo:
         j = todo.pop()
-        if j not in live: live.add(j); todo += [s for s in joins[j][1] if s in joins]
+        if j not in live:
+            live.add(j)
+            todo += [s for s in joins[j][1] if s in joins]
     users = [*(r["sources"] for r in rows), *(joins[j][1] for j in live)]
     known = {}
     for j in joins:
-        if j in live and sum(j in u for u in users) > 1 and (first := next((r for r in rows if [*r["sources"]] == [j]), None)): known[j] = first
+        if (
+            j in live
+            and sum(j in u for u in users) > 1
+            and (first := next((r for r in rows if [*r["sources"]] == [j]), None))
+        ):
+            known[j] = first
     def origins(s, at):
-        if s not in joins: return [s]
-        return ["@" + known[s]["name"]] if s in known and known[s] is not at else [o for t in joins[s][1] for o in origins(t, at)]
+        if s not in joins:
+            return [s]
+        return (
+            ["@" + known[s]["name"]]
+            if s in known and known[s] is not at
+            else [o for t in joins[s][1] for o in origins(t, at)]
+        )
     for r in rows:
         met, r["sources"] = r["sources"], {}
         for s, arguments in met.items():
-            if s in joins: r["joined"] = joins[s][0] or r["joined"]
-            for o in origins(s, r): r["sources"].setdefault(o, []).extend(a for a in arguments if a not in r["sources"].get(o, []))
+            if s in joins:
+                r["joined"] = joins[s][0] or r["joined"]
+            for o in origins(s, r):
+                r["sources"].setdefault(o, []).extend(a for a in arguments if a not in r["sources"].get(o, []))
         for o, into in r["sources"].items():
-            if len(into) == r["taken"]: r["sources"][o] = []   # enters every argument: nothing to say
-        if len(r["sources"]) < 2: r["joined"] = ""
+            if len(into) == r["taken"]:
+                r["sources"][o] = []   # enters every argument: nothing to say
+        if len(r["sources"]) < 2:
+            r["joined"] = ""
     return rows
 
 # %% ../../nbs/plots/06_diagram.ipynb #26d79af6
@@ -133,37 +174,66 @@ def trace_model(
     parts=1     # depth, or names of submodules (`*` allowed), none inside another
 ) -> pd.DataFrame: # a row each for own tensors, inputs, parts in call order, output
     "What one forward pass shows: sources (name -> arguments), how they are joined, shapes without batch, params (trainable), fixed. `DataError` on an unknown part."
-    args, kwargs = ((), example) if isinstance(example, dict) else (tuple(example) if isinstance(example, (tuple, list)) else (example,), {})
-    if not _tensors((args, kwargs)): raise DataError("example: expected a tensor, or a tuple or dict that holds one")
-    chosen, flow, batch = _parts(model, parts) or {type(model).__name__.lower(): model}, _Flow(), len(_tensors((args, kwargs))[0])
+    args, kwargs = (
+        ((), example)
+        if isinstance(example, dict)
+        else (tuple(example) if isinstance(example, (tuple, list)) else (example,), {})
+    )
+    if not _tensors((args, kwargs)):
+        raise DataError("example: expected a tensor, or a tuple or dict that holds one")
+    chosen, flow, batch = (
+        _parts(model, parts) or {type(model).__name__.lower(): model}, _Flow(), len(_tensors((args, kwargs))[0]),
+    )
     rows = {n: _row(n, "input", shapes=_shapes(v, batch)) for n, v in _arguments(model, args, kwargs).items()}
-    for n, v in _arguments(model, args, kwargs).items(): flow.sign(v, [n])
-    holders = {".".join(n.split(".")[:i]) for n in chosen for i in range(n.count(".") + 1)} if model not in chosen.values() else ()
+    for n, v in _arguments(model, args, kwargs).items():
+        flow.sign(v, [n])
+    holders = (
+        {".".join(n.split(".")[:i]) for n in chosen for i in range(n.count(".") + 1)}
+        if model not in chosen.values()
+        else ()
+    )
     own = {n: t for n, t in [*model.named_parameters(), *model.named_buffers()] if n.rpartition(".")[0] in holders}
-    for n, t in own.items(): flow.sign(t, [n])
+    for n, t in own.items():
+        flow.sign(t, [n])
     modes = {m: m.training for m in model.modules()}
     try:
         with ExitStack() as stack:
-            for n, m in chosen.items(): _watch(stack, flow, rows, n, m, batch)
-            with torch.no_grad(), flow: out = model.eval()(*args, **kwargs)
+            for n, m in chosen.items():
+                _watch(stack, flow, rows, n, m, batch)
+            with torch.no_grad(), flow:
+                out = model.eval()(*args, **kwargs)
     finally:
-        for m, mode in modes.items(): m.training = mode
-    rows = _settle([*rows.values(), _row("output", "output", {s: [] for s in flow.of(out)}, _shapes(out, batch))], flow.joins)
-    held = [_row(n, "own", shapes=[tuple(t.shape[t.shape[:1] == (1,):])], params=t.numel() * t.requires_grad, fixed=t.numel() * (not t.requires_grad))
-            for n, t in own.items() if any(n in r["sources"] for r in rows)]
+        for m, mode in modes.items():
+            m.training = mode
+    rows = _settle(
+        [*rows.values(), _row("output", "output", {s: [] for s in flow.of(out)}, _shapes(out, batch))], flow.joins
+    )
+    held = [
+        _row(
+            n, "own", shapes=[tuple(t.shape[t.shape[:1] == (1,) :])], params=t.numel() * t.requires_grad,
+            fixed=t.numel() * (not t.requires_grad),
+        )
+        for n, t in own.items()
+        if any(n in r["sources"] for r in rows)
+    ]
     return pd.DataFrame(held + rows).set_index("name", drop=False)
 
 # %% ../../nbs/plots/06_diagram.ipynb #34067f89
 def _fold(table): # rows of `trace_model`; runs of equal parts, each fed by the one before, become one
     rows, alias, users = [], {}, pd.Series([s for r in table.sources for s in r]).value_counts()
-    key = lambda r: (r["kind"], r["cls"], r["params"], r["fixed"], r["heads"], str(r["shapes"]), re.sub(r"\d", "", r["name"]))
+    def key(r):
+        return (
+            r["kind"], r["cls"], r["params"], r["fixed"], r["heads"], str(r["shapes"]), re.sub(r"\d", "", r["name"]),
+        )
     for r in table.to_dict("records"):
         last = rows[-1] if rows else None
         r["sources"] = {alias.get(s, s): a for s, a in r["sources"].items()}
         chained = last and last["name"] in r["sources"] and set(r["sources"]) - {last["name"]} <= set(last["sources"])
         if chained and r["kind"] == "part" and key(r) == key(last) and users[last["last"]] == 1:
-            last |= dict(times=last["times"] + 1, last=r["name"]); alias[r["name"]] = last["name"]
-        else: rows.append(r | dict(last=r["name"]))
+            last |= dict(times=last["times"] + 1, last=r["name"])
+            alias[r["name"]] = last["name"]
+        else:
+            rows.append(r | dict(last=r["name"]))
     return rows
 
 def _columns(rows): # -> name -> (column, lane); name of a side input -> the part it enters first
@@ -171,16 +241,22 @@ def _columns(rows): # -> name -> (column, lane); name of a side input -> the par
     for r in rows:
         name, known = r["name"], [place[s.strip("@")] for s in r["sources"] if s.strip("@") in place]
         if r["kind"] == "own" or r["kind"] == "input" and place:
-            side[name] = next((t["name"] for t in rows if name in t["sources"]), None); continue
+            side[name] = next((t["name"] for t in rows if name in t["sources"]), None)
+            continue
         last = max((c for c, _ in place.values()), default=-1)
         column, lane = max((c for c, _ in known), default=last) + 1, known[0][1] if known else 0
-        place[name] = column, next(lane + d for d in (0, 1, -1, 2, -2, *range(3, 99)) if (column, lane + d) not in place.values())
+        place[name] = (
+            column,
+            next(lane + d for d in (0, 1, -1, 2, -2, *range(3, 99)) if (column, lane + d) not in place.values()),
+        )
     return place, {s: t for s, t in side.items() if t}
 
 # %% ../../nbs/plots/06_diagram.ipynb #78d2d940
 _GAP, _SIDE, _LINE = .2, .5, .115 # inches: between boxes, height of a side input, a line of text
-_TINTS = {"conv|resnet|feature|backbone|basicblock|bottleneck|stem|hourglass": "C0", "attention|encoder|decoder|transformer|block": "C1",
-          "linear|mlp|head": "C2", "norm": "C4", "lstm|gru": "C3"}
+_TINTS = {
+    "conv|resnet|feature|backbone|basicblock|bottleneck|stem|hourglass": "C0",
+    "attention|encoder|decoder|transformer|block": "C1", "linear|mlp|head": "C2", "norm": "C4", "lstm|gru": "C3",
+}
 
 def _tint(look): return next((c for words, c in _TINTS.items() if re.search(words, look.lower())), "C7")
 def _count(n): return f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n / 1e3:.1f} k" if n >= 1e3 else f"{n}"
@@ -189,17 +265,28 @@ def _size(shapes): return [" × ".join(map(str, s)) or "scalar" for s in shapes[
 def _lines(row, names): # -> texts above and below the rule: (text, points, colour, weight)
     own, *more = next((v for k, v in names.items() if _matches(row["name"], k)), "").split("\n")
     last, cls = row["name"].split("."), row["cls"]
-    cut = min((i for i, c in enumerate(cls) if i and c.isupper()), key=lambda i: abs(i - len(cls) / 2), default=0) if len(cls) > 15 else 0
+    cut = (
+        min((i for i, c in enumerate(cls) if i and c.isupper()), key=lambda i: abs(i - len(cls) / 2), default=0)
+        if len(cls) > 15
+        else 0
+    )
     top = [(own or ".".join(last[-2:] if last[-1].isdigit() else last[-1:]), 7, "black", "bold")]
     top += [(t, 6.2, "#555555", "normal") for t in more or [cls[:cut], cls[cut:]] if t]
-    if row["heads"]: top += [("$h$ = {}, $d_h$ = {}".format(*row["heads"]), 6.2, "black", "normal"), ("▮" * min(row["heads"][0], 16), 5, "C1", "normal")]
+    if row["heads"]:
+        top += [
+            ("$h$ = {}, $d_h$ = {}".format(*row["heads"]), 6.2, "black", "normal"),
+            ("▮" * min(row["heads"][0], 16), 5, "C1", "normal"),
+        ]
     low = [(t, 6.2, "black", "normal") for t in _size(row["shapes"])]
-    if row["params"] or row["kind"] == "part": low.append((f"{row['times']} × " * (row["times"] > 1) + _count(row["params"]), 6.2, "#555555", "normal"))
-    if row["fixed"]: low.append((_count(row["fixed"]) + " fixed", 6.2, "#555555", "normal"))
+    if row["params"] or row["kind"] == "part":
+        low.append((f"{row['times']} × " * (row["times"] > 1) + _count(row["params"]), 6.2, "#555555", "normal"))
+    if row["fixed"]:
+        low.append((_count(row["fixed"]) + " fixed", 6.2, "#555555", "normal"))
     return top, low
 
 # %% ../../nbs/plots/06_diagram.ipynb #72fabc72
-def _plan(rows, names, width, per_row=None, pictures={}): # boxes (x y w h band) and wires in inches, from the upper left of the graph
+# boxes (x y w h band) and wires in inches, from the upper left of the graph
+def _plan(rows, names, width, per_row=None, pictures={}):
     place, side = _columns(rows)
     n = 1 + max(c for c, _ in place.values())
     per_row = min(n, per_row or math.ceil(n / math.ceil(n / 7)))
@@ -213,19 +300,34 @@ def _plan(rows, names, width, per_row=None, pictures={}): # boxes (x y w h band)
     edges = [(s, r["name"]) for r in rows for s in r["sources"] if s.strip("@") in place or s in side]
     for band in range(math.ceil(n / per_row)):
         here = {k: (c - band * per_row, lane) for k, (c, lane) in place.items() if c // per_row == band}
-        lanes = {lane: max(part if kinds[k] == "part" else tall[k] for k, v in here.items() if v[1] == lane) for lane in sorted({v[1] for v in here.values()})}
-        top += (_SIDE + .1 if any(t in here for t in side.values()) else 0) + .1 * sum(s[0] == "@" and t in here for s, t in edges)
+        lanes = {
+            lane: max(part if kinds[k] == "part" else tall[k] for k, v in here.items() if v[1] == lane)
+            for lane in sorted({v[1] for v in here.values()})
+        }
+        top += (_SIDE + 0.1 if any(t in here for t in side.values()) else 0) + 0.1 * sum(
+            s[0] == "@" and t in here for s, t in edges
+        )
         for k, (c, lane) in here.items():
             w, h = shape[k] if k in shape else (box, part if kinds[k] == "part" else tall[k])
-            at[k] = margin + c * (box + _GAP) + (box - w) / 2, top + sum(v + _GAP for i, v in lanes.items() if i < lane) + (lanes[lane] - h) / 2, w, h, band
-        top += sum(lanes.values()) + len(lanes) * _GAP + .12 + .08 * sum((s in here) != (t in here) for s, t in edges if s not in side)
+            at[k] = (
+                margin + c * (box + _GAP) + (box - w) / 2,
+                top + sum(v + _GAP for i, v in lanes.items() if i < lane) + (lanes[lane] - h) / 2, w, h, band,
+            )
+        top += (
+            sum(lanes.values())
+            + len(lanes) * _GAP
+            + 0.12
+            + 0.08 * sum((s in here) != (t in here) for s, t in edges if s not in side)
+        )
     for i, (k, t) in enumerate(side.items()):
         x, y, _, h, band = at[t]
         x += (box + .1) * [*side.values()][:i].count(t) - .6 * _GAP - box / 2
         at[k] = min(x, whole - box), y - _SIDE - .1, box, _SIDE - .1, band
     plan, tracks = dict(rows=rows, at=at, side=side, text=text, width=whole), {}
     plan["wires"] = [(s, t, _route(plan, s, t, tracks)) for s, t in edges]
-    plan["height"] = max([y + h for _, y, _, h, _ in at.values()] + [y for *_, points in plan["wires"] for _, y in points])
+    plan["height"] = max(
+        [y + h for _, y, _, h, _ in at.values()] + [y for *_, points in plan["wires"] for _, y in points]
+    )
     return plan
 
 # %% ../../nbs/plots/06_diagram.ipynb #738ac8a1
@@ -244,7 +346,8 @@ def _route(plan, source, target, tracks): # corners from a box, or from a runnin
     gap = sx if running else sx + .3 * _GAP
     row = {k: v for k, v in at.items() if v[4] == b0 and k not in plan["side"]}
     over, under = min(y for _, y, *_ in row.values()), max(y + h for _, y, _, h, _ in row.values())
-    free = lambda level: not any(x0 < x < x1 - .01 and y <= level <= y + h for k, (x, y, _, h, _) in row.items() if k != target)
+    def free(level):
+        return not any(x0 < x < x1 - 0.01 and y <= level <= y + h for k, (x, y, _, h, _) in row.items() if k != target)
     if source in plan["side"]:
         y = (over if b0 == b1 else y1) - .06
         return [(x0 + w0 / 2, y0 + h0), (x0 + w0 / 2, y), (jx, y), (jx, jy)]
@@ -254,35 +357,54 @@ def _route(plan, source, target, tracks): # corners from a box, or from a runnin
     if running:
         y = over - .08 - .08 * _track(tracks, ("over", b0), sx, jx)
         return [(sx, sy), (sx, y), (jx, y), (jx, jy)]
-    if free(sy): return [(sx, sy), (jx, sy), (jx, jy)]
-    if sy != jy and free(jy): return [(sx, sy), (gap, sy), (gap, jy), (jx, jy)]
+    if free(sy):
+        return [(sx, sy), (jx, sy), (jx, jy)]
+    if sy != jy and free(jy):
+        return [(sx, sy), (gap, sy), (gap, jy), (jx, jy)]
     y = under + .1 + .1 * _track(tracks, ("under", b0), sx - .15, jx)
     return [(sx - .15, y0 + h0), (sx - .15, y), (jx, y), (jx, jy)]
 
 # %% ../../nbs/plots/06_diagram.ipynb #70d8ea60
 def _write(ax, x, y, lines, room): # centred lines of text from y downwards, shrunk to fit
     for text, points, color, weight in lines:
-        extent = TextPath((0, 0), text, size=points, prop=FontProperties(family=plt.rcParams["font.family"], weight=weight)).get_extents()
-        ax.text(x, y + _LINE / 2, text, fontsize=min(points, points * room * 72 / max(extent.width, 1)), color=color, weight=weight, ha="center", va="center_baseline", zorder=5)
+        extent = TextPath(
+            (0, 0), text, size=points, prop=FontProperties(family=plt.rcParams["font.family"], weight=weight)
+        ).get_extents()
+        ax.text(
+            x, y + _LINE / 2, text, fontsize=min(points, points * room * 72 / max(extent.width, 1)), color=color,
+            weight=weight, ha="center", va="center_baseline", zorder=5,
+        )
         y += _LINE
 
 def _draw_picture(ax, spot, text, picture): # a picture in place of a box, its name above and its size below
     (x, y, w, h, _), (top, low) = spot, text
     ax.imshow(picture, extent=(x, x + w, y + h, y), aspect="auto", zorder=4)
-    _write(ax, x + w / 2, y - .03 - _LINE * len(top), top, max(w, .8)); _write(ax, x + w / 2, y + h + .03, low, max(w, .8))
+    _write(ax, x + w / 2, y - .03 - _LINE * len(top), top, max(w, .8))
+    _write(ax, x + w / 2, y + h + .03, low, max(w, .8))
 
 def _draw_box(ax, row, spot, text):
     (x, y, w, h, _), (top, low), color = spot, text, _fade(_tint(row["look"]), .28)
-    card = lambda d, **kwargs: ax.add_patch(FancyBboxPatch((x + d, y - d), w, h, boxstyle="round,pad=0,rounding_size=.05", lw=.8, ec="#444444", **kwargs))
-    for i in range(min(row["times"], 3) - 1, 0, -1): card(.025 * i, fc=color, zorder=3 - i * .1)
+    def card(d, **kwargs):
+        return ax.add_patch(
+            FancyBboxPatch(
+                (x + d, y - d), w, h, boxstyle="round,pad=0,rounding_size=.05", lw=0.8, ec="#444444", **kwargs
+            )
+        )
+    for i in range(min(row["times"], 3) - 1, 0, -1):
+        card(.025 * i, fc=color, zorder=3 - i * .1)
     box, cut = card(0, fc="white", zorder=3.5), y + h - _LINE * len(low) - .06
     if row["kind"] == "part":
         ax.add_patch(Rectangle((x, y), w, cut - y, fc=color, lw=0, zorder=3.6)).set_clip_path(box)
-        _write(ax, x + w / 2, (y + cut - _LINE * len(top)) / 2, top, w - .1); _write(ax, x + w / 2, cut + .03, low, w - .08)
-    else: _write(ax, x + w / 2, y + (h - _LINE * len(top + low)) / 2, top + low, w - .08)
+        _write(ax, x + w / 2, (y + cut - _LINE * len(top)) / 2, top, w - .1)
+        _write(ax, x + w / 2, cut + .03, low, w - .08)
+    else:
+        _write(ax, x + w / 2, y + (h - _LINE * len(top + low)) / 2, top + low, w - .08)
     card(0, fc="none", zorder=4)
-    if row["times"] > 1: ax.text(x + w + .02, y - .06, f"× {row['times']}", fontsize=7, weight="bold", ha="center", va="center", zorder=6,
-                                 bbox=dict(boxstyle="round,pad=.18", fc="white", ec="#444444", lw=.8))
+    if row["times"] > 1:
+        ax.text(
+            x + w + 0.02, y - 0.06, f"× {row['times']}", fontsize=7, weight="bold", ha="center", va="center", zorder=6,
+            bbox=dict(boxstyle="round,pad=.18", fc="white", ec="#444444", lw=0.8),
+        )
 
 # %% ../../nbs/plots/06_diagram.ipynb #f40fcb1d
 def _wire(ax, points, head=False): # a line with rounded corners, with or without an arrow head
@@ -291,32 +413,56 @@ def _wire(ax, points, head=False): # a line with rounded corners, with or withou
     for a, b, c in zip(p, p[1:], p[2:]):
         before, after = np.linalg.norm(a - b), np.linalg.norm(c - b)
         r = min(.06, before / 2, after / 2)
-        path += [b + (a - b) / before * r, b, b + (c - b) / after * r]; codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
-    ax.add_patch(FancyArrowPatch(path=Path([*path, p[-1]], [*codes, Path.LINETO]), arrowstyle="-|>,head_length=2.6,head_width=1.5" if head else "-",
-                                 mutation_scale=1, lw=.8, color="#444444", joinstyle="round", zorder=2.5))
+        path += [b + (a - b) / before * r, b, b + (c - b) / after * r]
+        codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
+    ax.add_patch(
+        FancyArrowPatch(
+            path=Path([*path, p[-1]], [*codes, Path.LINETO]),
+            arrowstyle="-|>,head_length=2.6,head_width=1.5" if head else "-", mutation_scale=1, lw=0.8, color="#444444",
+            joinstyle="round", zorder=2.5,
+        )
+    )
 
+# %% ../../nbs/plots/06_diagram.ipynb #669a3e47
 def _draw_graph(ax, plan, x, y, pictures): # the planned graph with its upper left at (x, y); -> where the boxes are
     at = {k: (a + x, b + y, w, h, band) for k, (a, b, w, h, band) in plan["at"].items()}
-    for source, target, points in plan["wires"]: _wire(ax, [(a + x, b + y) for a, b in points])
+    for source, target, points in plan["wires"]:
+        _wire(ax, [(a + x, b + y) for a, b in points])
     for r in plan["rows"]:
-        if (name := r["name"]) not in at: continue
-        if name in pictures: _draw_picture(ax, at[name], plan["text"][name], pictures[name])
-        else: _draw_box(ax, r, at[name], plan["text"][name])
+        if (name := r["name"]) not in at:
+            continue
+        if name in pictures:
+            _draw_picture(ax, at[name], plan["text"][name], pictures[name])
+        else:
+            _draw_box(ax, r, at[name], plan["text"][name])
         sources, (jx, jy) = [s for s, t, _ in plan["wires"] if t == name], _joint(at[name])
-        if sources: _wire(ax, [(jx, jy), (at[name][0], jy)], head=True)
+        if sources:
+            _wire(ax, [(jx, jy), (at[name][0], jy)], head=True)
         if len(sources) > 1:
-            ax.add_patch(Circle((jx, jy), .05 if r["joined"] else .018, fc="white" if r["joined"] else "#444444", ec="#444444", lw=.8, zorder=4))
+            ax.add_patch(
+                Circle(
+                    (jx, jy), 0.05 if r["joined"] else 0.018, fc="white" if r["joined"] else "#444444", ec="#444444",
+                    lw=0.8, zorder=4,
+                )
+            )
             ax.text(jx, jy, r["joined"], fontsize=6.5, ha="center", va="center_baseline", zorder=5)
         enters = {s: into for s in sources if s in plan["side"] and (into := r["sources"][s]) not in ([], [s])}
         words = [f"{s}: " * (len(enters) > 1) + ", ".join(into) for s, into in enters.items()]
-        ax.text(jx + .04, at[name][1] - .1, "   ".join(words), fontsize=6, style="italic", ha="left", va="bottom", zorder=5, path_effects=_halo(2))
+        ax.text(
+            jx + 0.04, at[name][1] - 0.1, "   ".join(words), fontsize=6, style="italic", ha="left", va="bottom",
+            zorder=5, path_effects=_halo(2),
+        )
     return at
 
 # %% ../../nbs/plots/06_diagram.ipynb #ccc57efb
 def _inner(model, example, name): # a part and the arguments it is called with
     part, calls = model.get_submodule(name), []
     with ExitStack() as stack:
-        stack.callback(part.register_forward_pre_hook(lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True).remove)
+        stack.callback(
+            part.register_forward_pre_hook(
+                lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+            ).remove
+        )
         trace_model(model, example, [name])
     args, kwargs = calls[0]
     return part, dict(inspect.signature(part.forward).bind(*args, **kwargs).arguments) if kwargs else args
@@ -325,13 +471,24 @@ def _page(width, plans): # an empty page that fits; where its lower panel begins
     low = .3 + plans[0]["height"] + .22
     height = low + (plans[1]["height"] + .64 if len(plans) > 1 else 0)
     fig = plt.figure(figsize=(width, height))
-    ax = fig.add_axes([0, 0, 1, 1]); ax.set(xlim=(0, width), ylim=(height, 0)); ax.axis("off")
-    ax.text(.05, height - .08, "In each box: output shape without the batch axis, trainable parameters.", fontsize=6, color="#777777", va="center")
+    ax = fig.add_axes([0, 0, 1, 1])
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.axis("off")
+    ax.text(
+        0.05, height - 0.08, "In each box: output shape without the batch axis, trainable parameters.", fontsize=6,
+        color="#777777", va="center",
+    )
     return fig, ax, low
 
 def _panel(ax, spot, y, width, height, title): # a part opened: dashed lines from its box to a grey panel
-    ax.add_patch(FancyBboxPatch((.05, y), width - .1, height, boxstyle="round,pad=0,rounding_size=.06", fc="#f6f6f6", ec="#bbbbbb", lw=.7, zorder=0))
-    for a, b in ((spot[0], .08), (spot[0] + spot[2], width - .08)): ax.plot([a, b], [spot[1] + spot[3], y], lw=.6, color="#bbbbbb", ls=(0, (3, 2)), zorder=0)
+    ax.add_patch(
+        FancyBboxPatch(
+            (0.05, y), width - 0.1, height, boxstyle="round,pad=0,rounding_size=.06", fc="#f6f6f6", ec="#bbbbbb",
+            lw=0.7, zorder=0,
+        )
+    )
+    for a, b in ((spot[0], .08), (spot[0] + spot[2], width - .08)):
+        ax.plot([a, b], [spot[1] + spot[3], y], lw=.6, color="#bbbbbb", ls=(0, (3, 2)), zorder=0)
     ax.text(.15, y + .13, title, fontsize=7, weight="bold", va="center")
 
 # %% ../../nbs/plots/06_diagram.ipynb #542dd133
@@ -350,15 +507,28 @@ def model_diagram(
     names, table = names or {}, trace_model(model, example, parts)
     rows, pictures = _fold(table), {}
     opened = next((r for r in rows if expand and r["kind"] == "part" and _matches(r["name"], expand)), None)
-    if expand and not opened: raise DataError(f"expand: {expand!r} is none of the parts drawn, {', '.join(r['name'] for r in rows if r['kind'] == 'part')}")
-    if input_image is not None: pictures[next(r["name"] for r in rows if r["kind"] == "input")] = as_image(input_image)
-    if output_image is not None: pictures["output"] = as_image(output_image)
+    if expand and not opened:
+        raise DataError(
+            f"expand: {expand!r} is none of the parts drawn, {', '.join(r['name'] for r in rows if r['kind'] == 'part')}"
+        )
+    if input_image is not None:
+        pictures[next(r["name"] for r in rows if r["kind"] == "input")] = as_image(input_image)
+    if output_image is not None:
+        pictures["output"] = as_image(output_image)
     plans = [_plan(rows, names, width - .1, per_row, pictures)]
-    if opened: plans.append(_plan(_fold(trace_model(*_inner(model, example, opened["name"]))), {k: v for k, v in names.items() if k != "output"}, width - .4))
+    if opened:
+        plans.append(
+            _plan(
+                _fold(trace_model(*_inner(model, example, opened["name"]))),
+                {k: v for k, v in names.items() if k != "output"}, width - 0.4,
+            )
+        )
     fig, ax, low = _page(width, plans)
     rest = count_parameters(model) - table.params.sum()
     ax.text(.05, .1, type(model).__name__ if title is None else title, fontsize=9, weight="bold", va="center")
-    total = f"{_count(count_parameters(model))} trainable parameters" + f", {_count(rest)} of them not drawn" * bool(rest)
+    total = f"{_count(count_parameters(model))} trainable parameters" + f", {_count(rest)} of them not drawn" * bool(
+        rest
+    )
     ax.text(width - .05, .1, total, fontsize=7, color="#555555", ha="right", va="center")
     at = _draw_graph(ax, plans[0], (width - plans[0]["width"]) / 2, .3, pictures)
     if opened:

@@ -26,12 +26,19 @@ def overlay_map(
     strength = (m / max(vmax or m.max(), 1e-12)).clip(0, 1)
     h, w = grey.shape
     show_image(ax, .25 + .7 * grey, title=title)
-    ax.imshow(plt.get_cmap(cmap)(.15 + .85 * strength), alpha=(1.6 * strength).clip(0, .85), extent=(-.5, w - .5, h - .5, -.5), interpolation="bilinear")
+    ax.imshow(
+        plt.get_cmap(cmap)(0.15 + 0.85 * strength), alpha=(1.6 * strength).clip(0, 0.85),
+        extent=(-0.5, w - 0.5, h - 0.5, -0.5), interpolation="bilinear",
+    )
     return ax
 
 def _corner(ax, text): # a small number in the lower right of a picture
-    ax.text(.97, .02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6, color="white", path_effects=_halo(1.6, "black"))
+    ax.text(
+        0.97, 0.02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6, color="white",
+        path_effects=_halo(1.6, "black"),
+    )
 
+# %% ../../nbs/plots/03_maps.ipynb #656a06fb
 def show_heatmaps(
     image,                        # the crop the maps belong to
     heatmaps,                     # (k h w)
@@ -41,31 +48,42 @@ def show_heatmaps(
 ):
     "All joints' heatmaps over the crop; `DataError` if there are not as many as joints."
     maps, a = _array(heatmaps, "heatmaps", 3), as_image(image)
-    if len(maps) != skeleton.k: raise DataError(f"heatmaps: expected ({skeleton.k} h w) for {skeleton.name}, got shape {maps.shape}")
+    if len(maps) != skeleton.k:
+        raise DataError(f"heatmaps: expected ({skeleton.k} h w) for {skeleton.name}, got shape {maps.shape}")
     fig, axes = _grid(len(maps), a.shape[0] / a.shape[1], columns, width)
-    scale, true = np.array([a.shape[1] / maps.shape[2], a.shape[0] / maps.shape[1]]), keypoints if keypoints is None else _points(keypoints, None, skeleton)[0]
+    scale, true = (
+        np.array([a.shape[1] / maps.shape[2], a.shape[0] / maps.shape[1]]),
+        keypoints if keypoints is None else _points(keypoints, None, skeleton)[0],
+    )
     for j, (ax, m) in enumerate(zip(axes, maps)):
         overlay_map(ax, a, m.clip(0), title=skeleton.joints[j].replace("_", " "))
         x, y = (np.array(np.unravel_index(m.argmax(), m.shape))[::-1] + .5) * scale - .5
         ax.plot(x, y, "o", ms=2.2, mew=.5, mfc="white", mec="black")
-        if true is not None: ax.plot(*true[j], "o", ms=8, mfc="none", mec="#56b4e9", mew=.8)
+        if true is not None:
+            ax.plot(*true[j], "o", ms=8, mfc="none", mec="#56b4e9", mew=.8)
         _corner(ax, f"{m.max():.2f}")
     return fig
 
 # %% ../../nbs/plots/03_maps.ipynb #ca644dbb
 def _query_token(query, grid, image, keypoints, skeleton, n, prefix): # -> token row, (x, y) or None
     w, h = grid
-    if isinstance(query, str): query = skeleton.index(query)
+    if isinstance(query, str):
+        query = skeleton.index(query)
     if np.ndim(query) == 0 and keypoints is None:
-        if not 0 <= query < n: raise DataError(f"query: token {query} does not exist, there are {n}")
+        if not 0 <= query < n:
+            raise DataError(f"query: token {query} does not exist, there are {n}")
         return int(query), None
     if np.ndim(query) == 0:
-        if not 0 <= query < len(keypoints): raise DataError(f"query: joint {query} does not exist, keypoints has {len(keypoints)}")
+        if not 0 <= query < len(keypoints):
+            raise DataError(f"query: joint {query} does not exist, keypoints has {len(keypoints)}")
         query = _array(keypoints, "keypoints", 2)[int(query)]
     x, y = (float(v) for v in query[:2])
     if not (-.5 <= x < image.shape[1] - .5 and -.5 <= y < image.shape[0] - .5):
-        raise DataError(f"query: ({x:.1f}, {y:.1f}) lies outside the image of {image.shape[1]} x {image.shape[0]} pixels")
-    if n != prefix + w * h: raise DataError(f"query: {n} query tokens are not the {w} x {h} grid, give a token number and no keypoints")
+        raise DataError(
+            f"query: ({x:.1f}, {y:.1f}) lies outside the image of {image.shape[1]} x {image.shape[0]} pixels"
+        )
+    if n != prefix + w * h:
+        raise DataError(f"query: {n} query tokens are not the {w} x {h} grid, give a token number and no keypoints")
     return prefix + int((y + .5) / image.shape[0] * h) * w + int((x + .5) / image.shape[1] * w), (x, y)
 
 # %% ../../nbs/plots/03_maps.ipynb #7d9bb5a0
@@ -79,18 +97,27 @@ def attention_rows(
     for name, w in (weights if isinstance(weights, dict) else {"": weights}).items():
         a = _array(w[0] if np.ndim(w) == 4 and len(w) == 1 else w, f"weights {name}".strip(), 3)
         if a.shape[-1] != prefix + grid[0] * grid[1]:
-            raise DataError(f"weights {name}".strip() + f": {a.shape[-1]} tokens do not fill a grid of {grid[0]} x {grid[1]}" + f" after {prefix} others" * bool(prefix))
+            raise DataError(
+                f"weights {name}".strip()
+                + f": {a.shape[-1]} tokens do not fill a grid of {grid[0]} x {grid[1]}"
+                + f" after {prefix} others" * bool(prefix)
+            )
         layers[name] = a
-    if not layers: raise DataError("weights: expected at least one layer, got none")
+    if not layers:
+        raise DataError("weights: expected at least one layer, got none")
     return layers
 
-def _attention_panels(layers, query, grid, image, keypoints, skeleton, prefix, direction): # -> per layer a list of (m,) per head; (x, y) of the query
-    if direction not in ("query", "key"): raise DataError(f'direction: expected "query" or "key", got {direction!r}')
+# -> per layer a list of (m,) per head; (x, y) of the query
+def _attention_panels(layers, query, grid, image, keypoints, skeleton, prefix, direction):
+    if direction not in ("query", "key"):
+        raise DataError(f'direction: expected "query" or "key", got {direction!r}')
     panels = []
     for name, m in layers.items():
         token, place = _query_token(query, grid, image, keypoints, skeleton, m.shape[1], prefix)
         if direction == "key" and m.shape[1] != m.shape[2]:
-            raise DataError(f"weights {name}: direction 'key' needs self-attention, got {m.shape[1]} queries and {m.shape[2]} keys")
+            raise DataError(
+                f"weights {name}: direction 'key' needs self-attention, got {m.shape[1]} queries and {m.shape[2]} keys"
+            )
         panels.append([*(m[:, token] if direction == "query" else m[:, :, token])])
     return panels, place
 
@@ -109,16 +136,22 @@ def show_attention(
     "Attention of one place or joint over the image, a row per layer and a column per head; `DataError` on a query outside."
     a, layers = as_image(image), attention_rows(weights, grid, prefix=prefix)
     panels, place = _attention_panels(layers, query, grid, a, keypoints, skeleton, prefix, direction)
-    if average: panels, titles, labels = [[np.mean(row, 0) for row in panels]], [*layers], [""]
-    else: titles, labels = [f"head {i + 1}" for i in range(max(map(len, panels)))], [*layers]
+    if average:
+        panels, titles, labels = [[np.mean(row, 0) for row in panels]], [*layers], [""]
+    else:
+        titles, labels = [f"head {i + 1}" for i in range(max(map(len, panels)))], [*layers]
     width = width or min(WIDTH, 1.3 * len(titles))
     fig, axes = _grid(len(labels) * len(titles), a.shape[0] / a.shape[1], len(titles), width, "first", .15)
     for i, ax in enumerate(axes):
         r, c = divmod(i, len(titles))
-        if c >= len(panels[r]): ax.axis("off"); continue
+        if c >= len(panels[r]):
+            ax.axis("off")
+            continue
         v = panels[r][c]
         overlay_map(ax, a, v[prefix:].reshape(grid[::-1]), title=None if r else titles[c], cmap="viridis")
         _corner(ax, f"{v.max() * len(v):.1f}×")
-        if place: ax.plot(*place, "*", ms=7, mfc="#d55e00", mec="white", mew=.7)
-        if c == 0: ax.set_ylabel(labels[r], fontsize=7, labelpad=2)
+        if place:
+            ax.plot(*place, "*", ms=7, mfc="#d55e00", mec="white", mew=.7)
+        if c == 0:
+            ax.set_ylabel(labels[r], fontsize=7, labelpad=2)
     return fig

@@ -24,12 +24,14 @@ _VIEWS = {"from the front": (0., 12.), "from the side": (90., 12.)} # azimuth an
 
 def project_view(
     points,         # (.. 3) mm
-    azimuth=0.,     # degrees round the vertical: 0 from the camera, 90 from the person's side as the camera sees it, on the right
+    # degrees round the vertical: 0 from the camera, 90 from the person's side as the camera sees it, on the right
+    azimuth=0.,
     elevation=12.,  # degrees above the horizon
     axes="camera"   # of the points: "camera" (x right, y down, z away) or "world" (z up)
 ) -> tuple: # (.. 2) right and up, (..) away, mm
     "Parallel projection of points, and how far away they are; `DataError` for other axes."
-    if axes not in ("camera", "world"): raise DataError(f"axes = {axes!r}: expected 'camera' (y down) or 'world' (z up)")
+    if axes not in ("camera", "world"):
+        raise DataError(f"axes = {axes!r}: expected 'camera' (y down) or 'world' (z up)")
     p = np.asarray(points, float)
     x, up, z = (p[..., 0], -p[..., 1], p[..., 2]) if axes == "camera" else (p[..., 0], p[..., 2], p[..., 1])
     a, e = np.deg2rad((azimuth, elevation))
@@ -40,26 +42,34 @@ def project_view(
 def _space(poses, axes): # root-free extent of poses (.. k 3): middle on the ground, radius, height of ground
     p = _array(poses.reshape(-1, 3), "pose", 2)
     p = p[np.isfinite(p).all(1)]
-    if not len(p): raise DataError("pose: expected finite joints, got none")
+    if not len(p):
+        raise DataError("pose: expected finite joints, got none")
     up = -p[:, 1] if axes == "camera" else p[:, 2]
     flat = p[:, [0, 2]] if axes == "camera" else p[:, :2]
     middle = (flat.min(0) + flat.max(0)) / 2
-    return middle, max(np.linalg.norm(flat - middle, axis=1).max(), np.ptp(up) / 2) * 1.08, up.min(), (up.min() + up.max()) / 2
+    return (
+        middle, max(np.linalg.norm(flat - middle, axis=1).max(), np.ptp(up) / 2) * 1.08, up.min(),
+        (up.min() + up.max()) / 2,
+    )
 
 def _stage(ax, space, azimuth, elevation, axes): # the ground, and limits that fit every view of the same space
     (x, z), r, ground, height = space
-    place = lambda x, z, up: project_view((x, -up, z) if axes == "camera" else (x, z, up), azimuth, elevation, axes)[0]
+    def place(x, z, up):
+        return project_view((x, -up, z) if axes == "camera" else (x, z, up), azimuth, elevation, axes)[0]
     n = np.ceil(r / _SQUARE) * _SQUARE
     for s in np.arange(-n, n + 1, _SQUARE):
-        for line in (((s, -n), (s, n)), ((-n, s), (n, s))): ax.plot(*np.array([place(x + a, z + b, ground) for a, b in line]).T, color="#dcdcdc", lw=.6, zorder=0)
+        for line in (((s, -n), (s, n)), ((-n, s), (n, s))):
+            ax.plot(*np.array([place(x + a, z + b, ground) for a, b in line]).T, color="#dcdcdc", lw=.6, zorder=0)
     cx, cy = place(x, z, height)
-    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal"); ax.axis("off")
+    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal")
+    ax.axis("off")
     return ax
 
 # %% ../../nbs/plots/05_pose3d.ipynb #9cb559c5
 def _pose(pose, name, skeleton): # (k 3) checked
     p = _array(pose, name, 2)
-    if p.shape != (skeleton.k, 3): raise DataError(f"{name}: expected ({skeleton.k} 3) for {skeleton.name}, got shape {p.shape}")
+    if p.shape != (skeleton.k, 3):
+        raise DataError(f"{name}: expected ({skeleton.k} 3) for {skeleton.name}, got shape {p.shape}")
     return p
 
 def draw_pose_3d(
@@ -73,10 +83,13 @@ def draw_pose_3d(
     "One pose in space from one side, over a light ground; `DataError` if the joints do not fit the skeleton."
     poses = [_pose(pose, "pose", skeleton)] + ([] if reference is None else [_pose(reference, "reference", skeleton)])
     _stage(ax, _space(np.stack(poses), axes), azimuth, elevation, axes)
-    for p, style in zip(poses[::-1], [dict(color="#1a1a1a", width=.8, size=1.8)] * (len(poses) - 1) + [dict(width=width, size=size)]):
+    for p, style in zip(
+        poses[::-1], [dict(color="#1a1a1a", width=0.8, size=1.8)] * (len(poses) - 1) + [dict(width=width, size=size)]
+    ):
         flat, depth = project_view(p, azimuth, elevation, axes)
         draw_skeleton(ax, flat, skeleton=skeleton, depth=depth, **style)
-    if title: ax.set_title(title, pad=2)
+    if title:
+        ax.set_title(title, pad=2)
     return ax
 
 # %% ../../nbs/plots/05_pose3d.ipynb #dca16672
@@ -85,14 +98,18 @@ def _lifted(poses2d, predicted, truth, skeleton): # arrays of one length, checke
     arrays = {name: _array(x, name, 3) for name, (x, _) in given.items()}
     for name, a in arrays.items():
         want = len(arrays["poses2d"]), skeleton.k, given[name][1]
-        if a.shape != want or not len(a): raise DataError(f"{name}: expected {want}, one pose a frame, got shape {a.shape}")
+        if a.shape != want or not len(a):
+            raise DataError(f"{name}: expected {want}, one pose a frame, got shape {a.shape}")
     return *arrays.values(), *[None] * (truth is None)
 
 def _flat_limits(ax, flat): # room for 2D poses (.. k 2) with y up, equal aspect
-    p = flat.reshape(-1, 2); p = p[np.isfinite(p).all(1)]
+    p = flat.reshape(-1, 2)
+    p = p[np.isfinite(p).all(1)]
     (cx, cy), r = (p.min(0) + p.max(0)) / 2, np.ptp(p, axis=0).max() * .54
-    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal"); ax.axis("off")
+    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal")
+    ax.axis("off")
 
+# %% ../../nbs/plots/05_pose3d.ipynb #b4c95281
 def show_lifting(
     poses2d,         # (n k 2) what the lifter saw, y down
     predicted,       # (n k 3) mm
@@ -104,14 +121,24 @@ def show_lifting(
 ):
     "Rows of 2D input and of the prediction over the truth from two sides; `DataError` if they do not belong together."
     poses2d, predicted, truth = _lifted(poses2d, predicted, truth, skeleton)
-    fig, axs = plt.subplots(len(poses2d), 3, figsize=(width, len(poses2d) * width * .36 + .15), squeeze=False, layout="constrained")
+    fig, axs = plt.subplots(
+        len(poses2d), 3, figsize=(width, len(poses2d) * width * 0.36 + 0.15), squeeze=False, layout="constrained"
+    )
     for i, row in enumerate(axs):
-        draw_skeleton(row[0], poses2d[i] * (1, 1 if images else -1), skeleton=skeleton, image=images[i] if images else None)
-        if not images: _flat_limits(row[0], poses2d[i] * (1, -1))
+        draw_skeleton(
+            row[0], poses2d[i] * (1, 1 if images else -1), skeleton=skeleton, image=images[i] if images else None
+        )
+        if not images:
+            _flat_limits(row[0], poses2d[i] * (1, -1))
         for ax, (name, (azimuth, elevation)) in zip(row[1:], _VIEWS.items()):
-            draw_pose_3d(ax, predicted[i], skeleton, azimuth=azimuth, elevation=elevation, reference=None if truth is None else truth[i], axes=axes, title=None if i else name)
-        if not i: row[0].set_title("2D input", pad=2)
-        if titles: row[0].text(0, .5, titles[i], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
+            draw_pose_3d(
+                ax, predicted[i], skeleton, azimuth=azimuth, elevation=elevation,
+                reference=None if truth is None else truth[i], axes=axes, title=None if i else name,
+            )
+        if not i:
+            row[0].set_title("2D input", pad=2)
+        if titles:
+            row[0].text(0, .5, titles[i], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
     plt.close(fig)
     return fig
 
@@ -122,21 +149,29 @@ class _Limbs:
         self.skeleton, self.bones = skeleton, np.array(skeleton.bones)
         self.colors = np.array([to_rgb(color or bone_color(skeleton, a, b)) for a, b in self.bones])
         style = dict(animated=True, path_effects=_halo(width + 1.2))
-        self.artists = [ax.add_collection(LineCollection([], lw=width, capstyle="round", **style), autolim=False),
-                        ax.scatter(*np.zeros((2, skeleton.k)), s=size, color=[color or _SIDES[s] for s in skeleton.side], animated=True, lw=0, zorder=4)]
+        self.artists = [
+            ax.add_collection(LineCollection([], lw=width, capstyle="round", **style), autolim=False),
+            ax.scatter(
+                *np.zeros((2, skeleton.k)), s=size, color=[color or _SIDES[s] for s in skeleton.side], animated=True,
+                lw=0, zorder=4,
+            ),
+        ]
 
     def draw(self, flat, depth=None): # (k 2), (k,)
         order = np.arange(len(self.bones)) if depth is None else np.argsort(-depth[self.bones].sum(1))
         lines, joints = self.artists
-        lines.set(segments=flat[self.bones[order]], color=self.colors[order]); joints.set_offsets(flat)
-        for artist in self.artists: artist.axes.draw_artist(artist)
+        lines.set(segments=flat[self.bones[order]], color=self.colors[order])
+        joints.set_offsets(flat)
+        for artist in self.artists:
+            artist.axes.draw_artist(artist)
 
 def _animate(canvas, moves, n): # frames of what the moves draw over a still background
     canvas.draw()
     still, frames = canvas.copy_from_bbox(canvas.figure.bbox), []
     for i in range(n):
         canvas.restore_region(still)
-        for move in moves: move(i)
+        for move in moves:
+            move(i)
         frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return np.stack(frames)
 
@@ -152,12 +187,19 @@ def pose_frames(
     "Frames of an animation: 2D input, and the prediction over the truth from two sides; `DataError` if they do not belong together."
     poses2d, predicted, truth = _lifted(poses2d, predicted, truth, skeleton)
     fig = Figure(figsize=np.array(size) / 100, dpi=100, facecolor="white")
-    canvas, space, moves = FigureCanvasAgg(fig), _space(predicted if truth is None else np.concatenate([predicted, truth]), axes), []
+    canvas, space, moves = (
+        FigureCanvasAgg(fig), _space(predicted if truth is None else np.concatenate([predicted, truth]), axes), [],
+    )
     def move(limbs, flat, depth=(None,) * len(poses2d)): moves.append(lambda i: limbs.draw(flat[i], depth[i]))
     for i, (title, view) in enumerate({"2D input": None, **_VIEWS}.items()):
-        ax = fig.add_axes([i / 3, 0, 1 / 3, .92]); ax.set_title(title, pad=2, fontsize=9)
-        if view is None: _flat_limits(ax, poses2d * (1, -1)); move(_Limbs(ax, skeleton), poses2d * (1, -1)); continue
+        ax = fig.add_axes([i / 3, 0, 1 / 3, .92])
+        ax.set_title(title, pad=2, fontsize=9)
+        if view is None:
+            _flat_limits(ax, poses2d * (1, -1))
+            move(_Limbs(ax, skeleton), poses2d * (1, -1))
+            continue
         _stage(ax, space, *view, axes)
-        if truth is not None: move(_Limbs(ax, skeleton, "#1a1a1a", 1, 4), *project_view(truth, *view, axes))
+        if truth is not None:
+            move(_Limbs(ax, skeleton, "#1a1a1a", 1, 4), *project_view(truth, *view, axes))
         move(_Limbs(ax, skeleton), *project_view(predicted, *view, axes))
     return _animate(canvas, moves, len(poses2d))

@@ -20,9 +20,11 @@ __all__ = ['bone_color', 'draw_skeleton', 'standing_pose', 'skeleton_figure', 'o
 # %% ../../nbs/plots/02_skeletons.ipynb #b91e69bd
 def _points(keypoints, visible, skeleton): # -> (k 2), (k,) with 0 absent, 1 occluded, 2 visible
     p = _array(keypoints, "keypoints", 2)
-    if p.shape[0] != skeleton.k or p.shape[1] < 2: raise DataError(f"keypoints: expected ({skeleton.k} 2) for {skeleton.name}, got shape {p.shape}")
+    if p.shape[0] != skeleton.k or p.shape[1] < 2:
+        raise DataError(f"keypoints: expected ({skeleton.k} 2) for {skeleton.name}, got shape {p.shape}")
     v = np.full(skeleton.k, 2) if visible is None else np.asarray(visible)
-    if v.shape != (skeleton.k,): raise DataError(f"visible: expected ({skeleton.k},) for {skeleton.name}, got shape {v.shape}")
+    if v.shape != (skeleton.k,):
+        raise DataError(f"visible: expected ({skeleton.k},) for {skeleton.name}, got shape {v.shape}")
     v = np.where(v, 2, 0) if v.dtype == bool else v
     return p[:, :2], np.where(np.isfinite(p[:, :2]).all(1), v, 0)
 
@@ -34,6 +36,7 @@ def bone_color(skeleton, a, b):
     sides = {skeleton.side[a], skeleton.side[b]} - {"mid"}
     return _SIDES[sides.pop() if len(sides) == 1 else "mid"]
 
+# %% ../../nbs/plots/02_skeletons.ipynb #e94cecb0
 def draw_skeleton(
     ax, keypoints,        # (k 2) pixels; joints that are not finite are left out
     visible=None,         # (k,) 0 absent, 1 occluded, 2 visible; or truth values; None: all visible
@@ -49,21 +52,33 @@ def draw_skeleton(
     "Draw one person into `ax`; `DataError` if the joints do not fit the skeleton."
     p, v = _points(keypoints, visible, skeleton)
     s = np.ones(skeleton.k) if scores is None else np.clip(np.asarray(scores, float), 0, 1)
-    if s.shape != (skeleton.k,): raise DataError(f"scores: expected ({skeleton.k},) for {skeleton.name}, got shape {s.shape}")
-    if image is not None: show_image(ax, image)
+    if s.shape != (skeleton.k,):
+        raise DataError(f"scores: expected ({skeleton.k},) for {skeleton.name}, got shape {s.shape}")
+    if image is not None:
+        show_image(ax, image)
     for a, b in skeleton.bones if depth is None else sorted(skeleton.bones, key=lambda bone: -depth[list(bone)].sum()):
-        if not (v[a] and v[b]): continue
+        if not (v[a] and v[b]):
+            continue
         c = _fade(color or bone_color(skeleton, a, b), min(s[a], s[b]))
-        ax.plot(*p[[a, b]].T, color=c, lw=width, solid_capstyle="round", path_effects=_halo(width + 1, outline), zorder=3)
+        ax.plot(
+            *p[[a, b]].T, color=c, lw=width, solid_capstyle="round", path_effects=_halo(width + 1, outline), zorder=3
+        )
     for j in np.flatnonzero(v):
         c = _fade(color or _SIDES[skeleton.side[j]], s[j])
-        ax.plot(*p[j], "o", ms=size, mec=c, mfc=c if v[j] > 1 else "white", mew=.9, path_effects=_halo(1.9, outline), zorder=4)
+        ax.plot(
+            *p[j], "o", ms=size, mec=c, mfc=c if v[j] > 1 else "white", mew=0.9, path_effects=_halo(1.9, outline),
+            zorder=4,
+        )
     return ax
 
 # %% ../../nbs/plots/02_skeletons.ipynb #9afa2999
-_BODY = dict(pelvis=(0, .95), spine=(0, .75), thorax=(0, .53), neck=(0, .37), upper_neck=(0, .37), head=(0, .17), head_top=(0, .0), nose=(0, .2), face=(0, .17), belly=(0, .75),
-    eye_inner=(.06, .12), eye=(.11, .1), eye_outer=(.165, .12), ear=(.23, .17), mouth=(.06, .29), shoulder=(.23, .51), elbow=(.37, .8), wrist=(.46, 1.08),
-    thumb=(.40, 1.18), index=(.47, 1.25), pinky=(.54, 1.21), hip=(.16, 1.0), knee=(.18, 1.44), ankle=(.19, 1.88), heel=(.15, 1.97), foot_index=(.29, 1.99))
+_BODY = dict(
+    pelvis=(0, 0.95), spine=(0, 0.75), thorax=(0, 0.53), neck=(0, 0.37), upper_neck=(0, 0.37), head=(0, 0.17),
+    head_top=(0, 0.0), nose=(0, 0.2), face=(0, 0.17), belly=(0, 0.75), eye_inner=(0.06, 0.12), eye=(0.11, 0.1),
+    eye_outer=(0.165, 0.12), ear=(0.23, 0.17), mouth=(0.06, 0.29), shoulder=(0.23, 0.51), elbow=(0.37, 0.8),
+    wrist=(0.46, 1.08), thumb=(0.40, 1.18), index=(0.47, 1.25), pinky=(0.54, 1.21), hip=(0.16, 1.0), knee=(0.18, 1.44),
+    ankle=(0.19, 1.88), heel=(0.15, 1.97), foot_index=(0.29, 1.99),
+)
 
 def standing_pose(
     skeleton: Skeleton
@@ -72,16 +87,20 @@ def standing_pose(
     places = []
     for joint, side in zip(skeleton.joints, skeleton.side):
         name = joint.removeprefix(f"{side}_").removesuffix(f"_{side}")
-        if name not in _BODY: raise DataError(f"skeleton {skeleton.name}: joint {joint!r} has no place on the standing figure")
+        if name not in _BODY:
+            raise DataError(f"skeleton {skeleton.name}: joint {joint!r} has no place on the standing figure")
         places.append((_BODY[name][0] * (-1 if side == "right" else 1), _BODY[name][1]))
     return np.array(places)
 
 # %% ../../nbs/plots/02_skeletons.ipynb #b3b8f0c1
 def _silhouette(ax): # a light body behind the skeleton
     style = dict(color="#ededed", solid_capstyle="round", solid_joinstyle="round", zorder=0)
-    both = lambda *names: [[(s * _BODY[n][0], _BODY[n][1]) for n in names] for s in (-1, 1)]
-    for limb, width in (("shoulder elbow wrist", 13), ("wrist index", 10), ("hip knee ankle", 17), ("ankle foot_index", 11)):
-        for points in both(*limb.split()): ax.plot(*np.array(points).T, lw=width, **style)
+    def both(*names): return [[(s * _BODY[n][0], _BODY[n][1]) for n in names] for s in (-1, 1)]
+    for limb, width in (
+        ("shoulder elbow wrist", 13), ("wrist index", 10), ("hip knee ankle", 17), ("ankle foot_index", 11),
+    ):
+        for points in both(*limb.split()):
+            ax.plot(*np.array(points).T, lw=width, **style)
     ax.plot([0, 0], [.3, .5], lw=18, **style)
     torso = np.array([p for side in both("shoulder", "hip") for p in side])[[0, 1, 3, 2]]
     ax.fill(*torso.T, lw=22, ec="#ededed", fc="#ededed", joinstyle="round", zorder=0)
@@ -92,7 +111,9 @@ def _spread(y, gap, lo, hi): # push sorted label heights at least `gap` apart, b
     y = np.array(y, float)
     for _ in range(300):
         for i in range(len(y) - 1):
-            if (need := gap - (y[i + 1] - y[i])) > 0: y[i] -= need / 2; y[i + 1] += need / 2
+            if (need := gap - (y[i + 1] - y[i])) > 0:
+                y[i] -= need / 2
+                y[i + 1] += need / 2
         y = y.clip(lo, hi)
     return y
 
@@ -111,15 +132,23 @@ def skeleton_figure(
     _silhouette(ax)
     draw_skeleton(ax, p, skeleton=skeleton, size=3.4 if dense else 9.5, width=1.6 if dense else 2.4)
     columns = {-1: [*np.flatnonzero(side == "right")], 1: [*np.flatnonzero(side == "left")]}
-    for j in sorted(np.flatnonzero(side == "mid"), key=lambda j: p[j, 1]): min(columns.values(), key=len).append(j)
+    for j in sorted(np.flatnonzero(side == "mid"), key=lambda j: p[j, 1]):
+        min(columns.values(), key=len).append(j)
     for sign, joints in columns.items():
         joints.sort(key=lambda j: (p[j, 1], -sign * p[j, 0]))
         for j, y in zip(joints, _spread(p[joints, 1], .1, -.05, 2.05)):
             ax.plot([p[j, 0], sign * .68, sign * .74], [p[j, 1], y, y], lw=.5, color="#b0b0b0", zorder=1)
-            ax.text(sign * .77, y, f"{j} " * dense + skeleton.joints[j].replace("_", " "), ha="left" if sign > 0 else "right", va="center", fontsize=7)
-            if not dense: ax.text(*p[j], j, ha="center", va="center_baseline", fontsize=6, color="white", weight="bold", zorder=6)
-    ax.set(xlim=(-1.28, 1.28), ylim=(2.13, -.13), aspect="equal"); ax.axis("off")
-    ax.set_title(title or f"{_NAMES.get(skeleton.name, skeleton.name)}: {skeleton.k} joints, {len(skeleton.bones)} bones", pad=2)
+            ax.text(
+                sign * 0.77, y, f"{j} " * dense + skeleton.joints[j].replace("_", " "),
+                ha="left" if sign > 0 else "right", va="center", fontsize=7,
+            )
+            if not dense:
+                ax.text(*p[j], j, ha="center", va="center_baseline", fontsize=6, color="white", weight="bold", zorder=6)
+    ax.set(xlim=(-1.28, 1.28), ylim=(2.13, -.13), aspect="equal")
+    ax.axis("off")
+    ax.set_title(
+        title or f"{_NAMES.get(skeleton.name, skeleton.name)}: {skeleton.k} joints, {len(skeleton.bones)} bones", pad=2
+    )
     plt.close(fig)
     return fig
 
@@ -140,24 +169,42 @@ def overlay_people(
     people = list(keypoints)
     for name, given, n in (("visible", visible, len(people)), ("scores", scores, len(people)),
                            ("reference_visible", reference_visible, 0 if reference is None else len(reference))):
-        if given is not None and len(given) != n: raise DataError(f"{name}: expected {n} people, got {len(given)}")
+        if given is not None and len(given) != n:
+            raise DataError(f"{name}: expected {n} people, got {len(given)}")
     show_image(ax, image, title=title)
     for x, y, w, h in ([] if boxes is None else _array(boxes, "boxes", 2)):
-        ax.add_patch(Rectangle((x, y), w, h, fill=False, ec="white", lw=.9, ls=(0, (4, 2)), path_effects=_halo(1.8, "#333333"), zorder=2))
+        ax.add_patch(
+            Rectangle(
+                (x, y), w, h, fill=False, ec="white", lw=0.9, ls=(0, (4, 2)), path_effects=_halo(1.8, "#333333"),
+                zorder=2,
+            )
+        )
     for i, person in enumerate([] if reference is None else reference):
-        draw_skeleton(ax, person, None if reference_visible is None else reference_visible[i], skeleton, color="#1a1a1a", width=.8, size=2)
+        draw_skeleton(
+            ax, person, None if reference_visible is None else reference_visible[i], skeleton, color="#1a1a1a",
+            width=0.8, size=2,
+        )
     for i, person in enumerate(people):
-        draw_skeleton(ax, person, None if visible is None else visible[i], skeleton, scores=None if scores is None else scores[i], width=width, size=size)
+        draw_skeleton(
+            ax, person, None if visible is None else visible[i], skeleton, scores=None if scores is None else scores[i],
+            width=width, size=size,
+        )
     return ax
 
 # %% ../../nbs/plots/02_skeletons.ipynb #a9904a09
-def example_people(w=256, h=192, places=((62, 14, 82), (182, 22, 76)), seed=0): # a picture to draw on: two flat figures before clutter
+# a picture to draw on: two flat figures before clutter
+def example_people(w=256, h=192, places=((62, 14, 82), (182, 22, 76)), seed=0):
     rng = np.random.default_rng(seed)
     tiles = rng.integers(120, 190, (h // 16, w // 16, 1)) + rng.integers(-12, 12, 3)
     image = cv2.GaussianBlur(tiles.astype(np.uint8).repeat(16, 0).repeat(16, 1), (31, 31), 0)
     people = np.array([standing_pose(COCO17) * s + (x, y) for x, y, s in places])
     for person, shirt in zip(people, ((70, 105, 140), (150, 80, 75))):
         for a, b in [*COCO17.bones[4:], (5, 12), (6, 11)]:
-            cv2.line(image, *[tuple(np.round(person[j]).astype(int).tolist()) for j in (a, b)], shirt if min(a, b) < 11 or {a, b} == {11, 12} else (50, 55, 75), 15, cv2.LINE_AA)
-        cv2.circle(image, tuple(np.round(person[:5].mean(0)).astype(int).tolist()), 15, (214, 176, 150), -1, cv2.LINE_AA)
+            cv2.line(
+                image, *[tuple(np.round(person[j]).astype(int).tolist()) for j in (a, b)],
+                shirt if min(a, b) < 11 or {a, b} == {11, 12} else (50, 55, 75), 15, cv2.LINE_AA,
+            )
+        cv2.circle(
+            image, tuple(np.round(person[:5].mean(0)).astype(int).tolist()), 15, (214, 176, 150), -1, cv2.LINE_AA
+        )
     return image, people

@@ -22,27 +22,38 @@ _GREY = "#8c8c8c"
 
 def set_style():
     "Matplotlib settings of every figure here: small sans-serif text, colour-blind palette, text kept as text in PDF."
-    sns.set_theme("paper", "ticks", "colorblind", rc={
-        "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
-        "figure.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": .7, "lines.linewidth": 1.2,
-        "legend.frameon": False, "image.cmap": "viridis", "figure.dpi": 100, "savefig.dpi": 300, "pdf.fonttype": 42})
+    sns.set_theme(
+        "paper", "ticks", "colorblind",
+        rc={
+            "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+            "legend.fontsize": 7, "figure.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+            "axes.linewidth": 0.7, "lines.linewidth": 1.2, "legend.frameon": False, "image.cmap": "viridis",
+            "figure.dpi": 100, "savefig.dpi": 300, "pdf.fonttype": 42,
+        },
+    )
 
 # %% ../../nbs/plots/01_style.ipynb #e84ea59e
 def as_image(
-    image # (h w 3) or (h w) uint8 or float 0..1; or a tensor (3 h w), taken as ImageNet-normalised if it has negative values
+    # (h w 3) or (h w) uint8 or float 0..1; or a tensor (3 h w), taken as ImageNet-normalised if it has negative values
+    image
 ) -> np.ndarray: # (h w 3) float, 0..1
     "Anything that shows a picture, as an RGB array; `DataError` on another shape."
     a = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if a.ndim == 3 and a.shape[0] in (1, 3) and a.shape[-1] not in (1, 3): a = a.transpose(1, 2, 0)
-    if a.ndim == 2: a = a[..., None]
-    if a.ndim != 3 or a.shape[-1] not in (1, 3): raise DataError(f"image: expected (h w 3), (h w) or a tensor (3 h w), got shape {tuple(np.shape(image))}")
+    if a.ndim == 3 and a.shape[0] in (1, 3) and a.shape[-1] not in (1, 3):
+        a = a.transpose(1, 2, 0)
+    if a.ndim == 2:
+        a = a[..., None]
+    if a.ndim != 3 or a.shape[-1] not in (1, 3):
+        raise DataError(f"image: expected (h w 3), (h w) or a tensor (3 h w), got shape {tuple(np.shape(image))}")
     a = a / 255 if a.dtype == np.uint8 else a.astype(float)
-    if a.min() < 0: a = a * IMAGENET_STD + IMAGENET_MEAN
+    if a.min() < 0:
+        a = a * IMAGENET_STD + IMAGENET_MEAN
     return np.broadcast_to(a, (*a.shape[:2], 3)).clip(0, 1)
 
 def _array(x, name, ndim): # tensor or array-like -> float array with `ndim` axes
     a = x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, float)
-    if a.ndim != ndim: raise DataError(f"{name}: expected {ndim} axes, got shape {a.shape}")
+    if a.ndim != ndim:
+        raise DataError(f"{name}: expected {ndim} axes, got shape {a.shape}")
     return a
 
 # %% ../../nbs/plots/01_style.ipynb #702878f5
@@ -51,17 +62,22 @@ def show_image(ax, image, *, title=None, alpha=1.):
     a = as_image(image)
     ax.imshow(a, alpha=alpha, interpolation="nearest" if max(a.shape[:2]) < 64 else "antialiased")
     ax.set(xlim=(-.5, a.shape[1] - .5), ylim=(a.shape[0] - .5, -.5), xticks=[], yticks=[])
-    if title: ax.set_title(title, pad=3, fontsize=7)
-    for spine in ax.spines.values(): spine.set_visible(False)
+    if title:
+        ax.set_title(title, pad=3, fontsize=7)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
     return ax
 
 # %% ../../nbs/plots/01_style.ipynb #d43f7bb1
-def _grid(n, aspect, columns, width, titled="all", left=0.): # n axes of height/width `aspect`; titles over "all" rows, the "first", "none"
-    columns = min(n, columns); rows = math.ceil(n / columns)
+# n axes of height/width `aspect`; titles over "all" rows, the "first", "none"
+def _grid(n, aspect, columns, width, titled="all", left=0.):
+    columns = min(n, columns)
+    rows = math.ceil(n / columns)
     height = rows * ((width - left) / columns * aspect + .03) + .17 * dict(all=rows, first=1, none=0)[titled]
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.01)
-    for ax in axes.flat[n:]: ax.axis("off")
+    for ax in axes.flat[n:]:
+        ax.axis("off")
     plt.close(fig)
     return fig, list(axes.flat[:n])
 
@@ -72,8 +88,13 @@ def contact_sheet(
 ):
     "Pictures side by side, row by row; `DataError` if there is none or the titles do not fit."
     images = [as_image(i) for i in images]
-    if not images: raise DataError("images: expected at least one picture, got none")
-    if titles is not None and len(titles) != len(images): raise DataError(f"titles: expected {len(images)}, one an image, got {len(titles)}")
-    fig, axes = _grid(len(images), max(i.shape[0] / i.shape[1] for i in images), columns, width, "none" if titles is None else "all")
-    for ax, picture, title in zip(axes, images, titles or [None] * len(images)): show_image(ax, picture, title=title)
+    if not images:
+        raise DataError("images: expected at least one picture, got none")
+    if titles is not None and len(titles) != len(images):
+        raise DataError(f"titles: expected {len(images)}, one an image, got {len(titles)}")
+    fig, axes = _grid(
+        len(images), max(i.shape[0] / i.shape[1] for i in images), columns, width, "none" if titles is None else "all"
+    )
+    for ax, picture, title in zip(axes, images, titles or [None] * len(images)):
+        show_image(ax, picture, title=title)
     return fig

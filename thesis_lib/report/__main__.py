@@ -8,4 +8,5 @@ __all__ = []
 # %% ../../nbs/report/99_main.ipynb #5f7a8fae
 from .pages import main
 
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    raise SystemExit(main())

@@ -43,14 +43,22 @@ def audit_splits(
 ) -> list: # of Finding, empty if all is well
     "Patients, and files of one name, that stand on both sides of a split."
     where, findings = where or getattr(val, "name", "split"), []
-    for kind, noun, a, b in (("patient overlap", "patient", train.patients, val.patients),
-                             ("file overlap", "file", [Path(p).name for p in train.paths], [Path(p).name for p in val.paths])):
+    for kind, noun, a, b in (
+        ("patient overlap", "patient", train.patients, val.patients),
+        ("file overlap", "file", [Path(p).name for p in train.paths], [Path(p).name for p in val.paths]),
+    ):
         a, b = np.asarray(a, str), np.asarray(b, str)
         shared = sorted(set(a) & set(b))
-        if not shared: continue
+        if not shared:
+            continue
         radiographs = int(np.isin(b, shared).sum())
         what = f"{_plural(len(shared), noun)} of {len(set(b)):,} in validation also in training ({_some(shared)}): {radiographs:,} of {len(b):,} validation radiographs are of them."
-        findings.append(Finding(kind, where, what, dict(shared=len(shared), validation=len(set(b)), radiographs=radiographs, all_radiographs=len(b))))
+        findings.append(
+            Finding(
+                kind, where, what,
+                dict(shared=len(shared), validation=len(set(b)), radiographs=radiographs, all_radiographs=len(b)),
+            )
+        )
     return findings
 
 # %% ../../nbs/report/01_audit.ipynb #0db6a67b
@@ -62,11 +70,14 @@ def thumbnails(
     "Small high-pass images of radiographs, made to be compared by their inner product."
     rows = []
     for radiograph in progress(radiographs, "thumbnails"):
-        small = cv2.resize(np.asarray(read(radiograph) if read else radiograph, np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            np.asarray(read(radiograph) if read else radiograph, np.float32), (size, size), interpolation=cv2.INTER_AREA
+        )
         small -= cv2.GaussianBlur(small, (0, 0), size/12)
         small -= small.mean()
         rows.append(small.ravel() / max(float(np.linalg.norm(small)), 1e-3))
-    if not rows: raise DataError("thumbnails: no radiograph was given; expected at least one")
+    if not rows:
+        raise DataError("thumbnails: no radiograph was given; expected at least one")
     return np.stack(rows)
 
 def near_duplicates(
@@ -75,16 +86,22 @@ def near_duplicates(
     *, block=2048, device="cpu"
 ) -> tuple: # pairs (m 2) of row numbers, first below second, and correlations (m), highest first
     "All pairs of radiographs that are nearly the same, by blocked matrix products on any device."
-    x, pairs, values = torch.as_tensor(np.asarray(thumbs, np.float32), device=device), [np.zeros((0, 2), int)], [np.zeros(0, np.float32)]
+    x, pairs, values = (
+        torch.as_tensor(np.asarray(thumbs, np.float32), device=device), [np.zeros((0, 2), int)],
+        [np.zeros(0, np.float32)],
+    )
     space = torch.empty(block*block, device=device) # every block is written here
     for i in range(0, len(x), block):
         for j in range(i, len(x), block):
             a, b = x[i:i + block], x[j:j + block]
             c = torch.mm(a, b.T, out=space[:len(a)*len(b)].view(len(a), len(b)))
             found = (c >= threshold).nonzero()
-            if i == j: found = found[found[:, 0] < found[:, 1]]
-            if not len(found): continue
-            pairs.append((found.cpu() + torch.tensor([i, j])).numpy()); values.append(c[found[:, 0], found[:, 1]].cpu().numpy())
+            if i == j:
+                found = found[found[:, 0] < found[:, 1]]
+            if not len(found):
+                continue
+            pairs.append((found.cpu() + torch.tensor([i, j])).numpy())
+            values.append(c[found[:, 0], found[:, 1]].cpu().numpy())
     pairs, values = np.concatenate(pairs), np.concatenate(values)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
     return pairs[order], values[order]
@@ -102,13 +119,34 @@ def audit_duplicates(
     a, b = np.asarray(pairs, int).reshape(-1, 2).T
     patients, names = np.asarray(patients, str), np.asarray(range(len(patients)) if names is None else names, str)
     tests = [("radiographs of different patients", "near duplicates", patients[a] != patients[b])]
-    if side is not None: tests.insert(0, ("a training and a validation radiograph", "near duplicates across the split", np.asarray(side)[a] != np.asarray(side)[b]))
-    if labels is not None: tests.append(("radiographs with different labels", "labels of near duplicates", (np.abs(np.asarray(labels)[a] - np.asarray(labels)[b]) == 1).any(1)))
-    return [Finding(kind, where, f"{_plural(int(hit.sum()), 'pair')} of {what}, among {_plural(len(a), 'pair')} of nearly the same radiograph in {len(patients):,} "
-                    f"({_some(f'{names[i]} = {names[j]}' for i, j in zip(a[hit], b[hit]))}): "
-                    f"correlation {correlation[hit].min():.3f} to {correlation[hit].max():.3f}.",
-                    dict(pairs=int(hit.sum()), all_pairs=len(a), radiographs=len(patients), lowest=float(correlation[hit].min())))
-            for what, kind, hit in tests if hit.any()]
+    if side is not None:
+        tests.insert(
+            0,
+            (
+                "a training and a validation radiograph", "near duplicates across the split",
+                np.asarray(side)[a] != np.asarray(side)[b],
+            ),
+        )
+    if labels is not None:
+        tests.append(
+            (
+                "radiographs with different labels", "labels of near duplicates",
+                (np.abs(np.asarray(labels)[a] - np.asarray(labels)[b]) == 1).any(1),
+            )
+        )
+    return [
+        Finding(
+            kind, where,
+            f"{_plural(int(hit.sum()), 'pair')} of {what}, among {_plural(len(a), 'pair')} of nearly the same radiograph in {len(patients):,} "
+            f"({_some(f'{names[i]} = {names[j]}' for i, j in zip(a[hit], b[hit]))}): "
+            f"correlation {correlation[hit].min():.3f} to {correlation[hit].max():.3f}.",
+            dict(
+                pairs=int(hit.sum()), all_pairs=len(a), radiographs=len(patients), lowest=float(correlation[hit].min())
+            ),
+        )
+        for what, kind, hit in tests
+        if hit.any()
+    ]
 
 # %% ../../nbs/report/01_audit.ipynb #b15fab9a
 def source_auc(
@@ -117,16 +155,23 @@ def source_auc(
 ) -> tuple: # AUC of the source alone, share of the uncertainty it takes away; nan if there are no two kinds
     "How well the source alone tells a class: the frequency of the class in each source is the score."
     y, known = np.asarray(y, float), ~np.isnan(np.asarray(y, float))
-    counts = pd.crosstab(np.asarray(sources, str)[known], y[known].astype(int)).reindex(columns=[0, 1], fill_value=0).to_numpy(float)
+    counts = (
+        pd.crosstab(np.asarray(sources, str)[known], y[known].astype(int))
+        .reindex(columns=[0, 1], fill_value=0)
+        .to_numpy(float)
+    )
     negative, positive = counts.sum(0) if len(counts) else (0, 0)
-    if not negative or not positive: return float("nan"), float("nan")
+    if not negative or not positive:
+        return float("nan"), float("nan")
     rate = counts[:, 1] / counts.sum(1)
-    above = (rate[:, None] > rate).astype(float) + .5*(rate[:, None] == rate) # a positive of source i beats a negative of source j
+    # a positive of source i beats a negative of source j
+    above = (rate[:, None] > rate).astype(float) + .5*(rate[:, None] == rate)
     auc = float(counts[:, 1] @ above @ counts[:, 0] / positive / negative)
-    entropy = lambda p: -np.sum(p*np.log(np.where(p > 0, p, 1)), -1)
+    def entropy(p): return -np.sum(p*np.log(np.where(p > 0, p, 1)), -1)
     left = counts.sum(1) @ entropy(counts / counts.sum(1, keepdims=True)) / counts.sum()
     return auc, float(1 - left / entropy(counts.sum(0) / counts.sum()))
 
+# %% ../../nbs/report/01_audit.ipynb #ae5b3c95
 def source_confounds(
     labels,        # (n c) 1, 0 or nan = not labelled
     sources,       # (n) str
@@ -139,21 +184,46 @@ def source_confounds(
     labels, sources, findings = np.asarray(labels, float), np.asarray(sources, str), []
     for c, name in enumerate(classes):
         auc, share = source_auc(labels[:, c], sources)
-        if not auc >= threshold: continue
-        count = {s: (int((labels[sources == s, c] == 1).sum()), int((labels[sources == s, c] == 0).sum())) for s in sorted(set(sources))}
+        if not auc >= threshold:
+            continue
+        count = {
+            s: (int((labels[sources == s, c] == 1).sum()), int((labels[sources == s, c] == 0).sum()))
+            for s in sorted(set(sources))
+        }
         able = [f"{s} ({p} with, {n} without)" for s, (p, n) in count.items() if min(p, n) >= least]
         carries = sum(p > 0 for p, _ in count.values())
-        what = (f"{name}: knowing only the source of a radiograph gives an AUC of {auc:.3f} (it takes away {share:.0%} of the uncertainty; {carries} of "
-                f"{_plural(len(count), 'source')} have positive radiographs); "
-                + (f"measure it within {_some(able)}." if able else f"no source has {least} radiographs with it and {least} without."))
-        findings.append(Finding("source confound", where, what, dict(auc=auc, share=share, sources=len(count), positive_sources=carries, measurable=len(able))))
+        what = (
+            f"{name}: knowing only the source of a radiograph gives an AUC of {auc:.3f} (it takes away {share:.0%} of the uncertainty; {carries} of "
+            f"{_plural(len(count), 'source')} have positive radiographs); "
+            + (
+                f"measure it within {_some(able)}."
+                if able
+                else f"no source has {least} radiographs with it and {least} without."
+            )
+        )
+        findings.append(
+            Finding(
+                "source confound", where, what,
+                dict(auc=auc, share=share, sources=len(count), positive_sources=carries, measurable=len(able)),
+            )
+        )
     return sorted(findings, key=lambda f: -f.evidence["auc"])
 
 # %% ../../nbs/report/01_audit.ipynb #3298f002
-def _other_rows(column, claimed, averages, printed, half): # sets of rows, as what they leave out of all rows, whose mean rounds to `printed`
-    tried = {frozenset(): "all"} | {frozenset(column.index) - set(rows): None for rows in averages.values()} # what the table itself names
-    tried |= {frozenset([r]): None for r in column.index} | {frozenset(column.index) - set(claimed) | {r}: None for r in claimed}
-    return {out for out in tried if len(out) < len(column) and set(claimed) != set(column.index) - out and abs(column.drop(list(out)).mean() - printed) <= half + 1e-9}
+# sets of rows, as what they leave out of all rows, whose mean rounds to `printed`
+def _other_rows(column, claimed, averages, printed, half):
+    # what the table itself names
+    tried = {frozenset(): "all"} | {frozenset(column.index) - set(rows): None for rows in averages.values()}
+    tried |= {frozenset([r]): None for r in column.index} | {
+        frozenset(column.index) - set(claimed) | {r}: None for r in claimed
+    }
+    return {
+        out
+        for out in tried
+        if len(out) < len(column)
+        and set(claimed) != set(column.index) - out
+        and abs(column.drop(list(out)).mean() - printed) <= half + 1e-9
+    }
 
 def check_table(
     table,         # DataFrame of numbers: rows (those named in `averages` too) x columns, nan where nothing is printed
@@ -162,14 +232,16 @@ def check_table(
     where="table"  # its name
 ) -> list: # of Finding, one for each printed average that is not one
     "Averages that their rows do not give, and the rows that would give them; `DataError` for a row the table lacks."
-    if (missing := [r for name, rows in averages.items() for r in (name, *rows) if r not in table.index]): raise DataError(f"{where}: has no row {missing[0]!r}; it has {', '.join(map(str, table.index))}")
+    if (missing := [r for name, rows in averages.items() for r in (name, *rows) if r not in table.index]):
+        raise DataError(f"{where}: has no row {missing[0]!r}; it has {', '.join(map(str, table.index))}")
     half, findings = .5 * 10.**-decimals, []
     for name, rows in averages.items():
         wrong = {}
         for c in table:
             column, printed = table[c].drop(list(averages)).dropna(), table.at[name, c]
             claimed = [r for r in rows if r in column.index]
-            if np.isnan(printed) or not claimed or abs(column[claimed].mean() - printed) <= 2*half + 1e-9: continue
+            if np.isnan(printed) or not claimed or abs(column[claimed].mean() - printed) <= 2*half + 1e-9:
+                continue
             wrong[c] = (column, printed, claimed, _other_rows(column, claimed, averages, printed, half))
         common = set.intersection(*(w[3] for w in wrong.values())) if len(wrong) > 1 else set()
         findings += [_average_finding(name, c, *w, common, decimals, where) for c, w in wrong.items()]
@@ -177,14 +249,26 @@ def check_table(
 
 # %% ../../nbs/report/01_audit.ipynb #9a17ab3a
 def _average_finding(name, c, column, printed, claimed, fits, common, decimals, where): # in words
-    say = lambda out: f"all {len(column)} rows" if not out else f"the {len(column) - len(out)} rows without {' and '.join(sorted(out))}"
+    def say(out):
+        return (
+            f"all {len(column)} rows"
+            if not out
+            else f"the {len(column) - len(out)} rows without {' and '.join(sorted(out))}"
+        )
     mean, all_rows = column[claimed].mean(), column.mean()
     what = f"{name} is printed as {printed:.{decimals}f}, but its {len(claimed)} rows give {mean:.{decimals + 1}f}; "
-    if common: what += f"{printed:.{decimals}f} is the mean of {' or '.join(map(say, sorted(common, key=len)))}, which explains it in every column where it is wrong."
-    elif fits: what += f"{printed:.{decimals}f} is what {' or '.join(sorted(say(out) for out in fits if len(out) == min(map(len, fits))))} would give."
-    else: what += f"no set of rows that leaves out at most one gives {printed:.{decimals}f}" + (f" (all {len(column)} give {all_rows:.{decimals + 1}f})."
-        if len(claimed) < len(column) else ".")
-    return Finding("average", f"{where}, {c}", what, dict(printed=float(printed), claimed=float(mean), all_rows=float(all_rows), fits=len(fits)))
+    if common:
+        what += f"{printed:.{decimals}f} is the mean of {' or '.join(map(say, sorted(common, key=len)))}, which explains it in every column where it is wrong."
+    elif fits:
+        what += f"{printed:.{decimals}f} is what {' or '.join(sorted(say(out) for out in fits if len(out) == min(map(len, fits))))} would give."
+    else:
+        what += f"no set of rows that leaves out at most one gives {printed:.{decimals}f}" + (
+            f" (all {len(column)} give {all_rows:.{decimals + 1}f})." if len(claimed) < len(column) else "."
+        )
+    return Finding(
+        "average", f"{where}, {c}", what,
+        dict(printed=float(printed), claimed=float(mean), all_rows=float(all_rows), fits=len(fits)),
+    )
 
 # %% ../../nbs/report/01_audit.ipynb #738bf4c3
 def _residuals(column, reference): # distance of each row from the references' mean, less the column's level
@@ -205,23 +289,41 @@ def check_against(
     "Rows of a copied table that fit the literature better when exchanged, and rows that fit it in no way; `DataError` if too little is common to both."
     rows = [r for r in table.index if r in reference.index]
     reference = reference.loc[rows]
-    if len(rows) < 5 or reference.shape[1] < 3 or reference.isna().any(axis=None): raise DataError(f"{where}: {len(rows)} rows and {reference.shape[1]} references in common; expected at least 5 and 3, without gaps")
+    if len(rows) < 5 or reference.shape[1] < 3 or reference.isna().any(axis=None):
+        raise DataError(
+            f"{where}: {len(rows)} rows and {reference.shape[1]} references in common; expected at least 5 and 3, without gaps"
+        )
     spread, findings = _spread(reference), []
     for c in table:
         column = table.loc[rows, c].astype(float)
-        if column.isna().any(): continue
+        if column.isna().any():
+            continue
         residual = _residuals(column, reference) / spread
         swaps, explained = [], set()
         for a, b in combinations(rows, 2):
             other = _residuals(column.rename({a: b, b: a}).loc[rows], reference) / spread
-            if residual[a]*residual[b] < 0 and min(abs(residual[[a, b]])) > far and max(abs(other[[a, b]])) < near: swaps.append((a, b, other)); explained |= {a, b}
-        findings += [_row_finding("rows swapped", (a, b), c, column, residual, other, reference, where) for a, b, other in swaps]
-        findings += [_row_finding("row out of line", (a,), c, column, residual, residual, reference, where) for a in rows if abs(residual[a]) > far and a not in explained]
+            if residual[a]*residual[b] < 0 and min(abs(residual[[a, b]])) > far and max(abs(other[[a, b]])) < near:
+                swaps.append((a, b, other))
+                explained |= {a, b}
+        findings += [
+            _row_finding("rows swapped", (a, b), c, column, residual, other, reference, where) for a, b, other in swaps
+        ]
+        findings += [
+            _row_finding("row out of line", (a,), c, column, residual, residual, reference, where)
+            for a in rows
+            if abs(residual[a]) > far and a not in explained
+        ]
     return findings
 
 # %% ../../nbs/report/01_audit.ipynb #f55e66dd
 def _row_finding(kind, names, c, column, residual, other, reference, where): # in words
-    seen = "; ".join(f"{a} {column[a]:.3f} (literature {reference.loc[a].min():.3f} to {reference.loc[a].max():.3f})" for a in names)
-    if kind == "rows swapped": what = f"{names[0]} and {names[1]} look swapped: {seen} are {abs(residual[names[0]]):.1f} and {abs(residual[names[1]]):.1f} spreads out of line, exchanged {abs(other[names[0]]):.1f} and {abs(other[names[1]]):.1f}."
-    else: what = f"{seen} is {abs(residual[names[0]]):.1f} spreads {'above' if residual[names[0]] > 0 else 'below'} what the literature and the rest of the column let expect, and exchanging it with another row does not explain it."
-    return Finding(kind, f"{where}, {c}", what, {"spreads": float(abs(residual[names[0]])), **{a: float(column[a]) for a in names}})
+    seen = "; ".join(
+        f"{a} {column[a]:.3f} (literature {reference.loc[a].min():.3f} to {reference.loc[a].max():.3f})" for a in names
+    )
+    if kind == "rows swapped":
+        what = f"{names[0]} and {names[1]} look swapped: {seen} are {abs(residual[names[0]]):.1f} and {abs(residual[names[1]]):.1f} spreads out of line, exchanged {abs(other[names[0]]):.1f} and {abs(other[names[1]]):.1f}."
+    else:
+        what = f"{seen} is {abs(residual[names[0]]):.1f} spreads {'above' if residual[names[0]] > 0 else 'below'} what the literature and the rest of the column let expect, and exchanging it with another row does not explain it."
+    return Finding(
+        kind, f"{where}, {c}", what, {"spreads": float(abs(residual[names[0]])), **{a: float(column[a]) for a in names}}
+    )

@@ -23,8 +23,11 @@ def _markdown(source, folder=".", attachments=None) -> str: # HTML of a markdown
         def inline_math(self, body): return _mathml(body, "inline")
         def block_math(self, body): return _mathml(body, "block")
         def latex_environment(self, name, body): return _mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
-        def heading(self, text, level, **attrs): return f'<h{level} id="{_slug(re.sub("<[^>]+>", "", text))}">{text}</h{level}>\n'
-    page = MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True, path=str(folder), attachments=attachments or {})).render(source)
+        def heading(self, text, level, **attrs):
+            return f'<h{level} id="{_slug(re.sub("<[^>]+>", "", text))}">{text}</h{level}>\n'
+    page = MarkdownWithMath(
+        renderer=Renderer(escape=False, embed_images=True, path=str(folder), attachments=attachments or {})
+    ).render(source)
     return page.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
 
 def _inline(source): return re.sub(r"^<p>(.*)</p>\s*$", r"\1", _markdown(source).strip(), flags=re.S)
@@ -32,28 +35,43 @@ def _inline(source): return re.sub(r"^<p>(.*)</p>\s*$", r"\1", _markdown(source)
 def _harmless(source) -> str: # an HTML output without scripts and frames, in a box that scrolls
     from bs4 import BeautifulSoup
     soup = BeautifulSoup(source, "html.parser")
-    for tag in soup(["script", "iframe", "link", "object", "embed"]): tag.decompose()
-    return f'<div class="scroll" tabindex="0">{soup}</div>' if soup.find("table") and not soup.find(class_="tl-table") else str(soup)
+    for tag in soup(["script", "iframe", "link", "object", "embed"]):
+        tag.decompose()
+    return (
+        f'<div class="scroll" tabindex="0">{soup}</div>'
+        if soup.find("table") and not soup.find(class_="tl-table")
+        else str(soup)
+    )
 
 # %% ../../nbs/report/04_html.ipynb #3c8d7082
 def _prepare(nb, figures):
     "Strip a notebook down to what a reader needs; `figures` are the record's."
     nb.metadata.pop("widgets", None)
     for cell in nb.cells:
-        if cell.cell_type != "code": continue
-        if re.match(r"\s*#\|\s*hide", cell.source): cell.source = ""
+        if cell.cell_type != "code":
+            continue
+        if re.match(r"\s*#\|\s*hide", cell.source):
+            cell.source = ""
         cell.metadata["tags"] = cell.metadata.get("tags", [])
-        cell.metadata["figure"] = next((f for f in figures if re.search(rf"""['"]{re.escape(f['name'])}['"]""", cell.source)), None)
+        cell.metadata["figure"] = next(
+            (f for f in figures if re.search(rf"""['"]{re.escape(f['name'])}['"]""", cell.source)), None
+        )
         cell.source = "\n".join(line for line in cell.source.split("\n") if not line.startswith("#|")).strip()
         cell.outputs = [o for o in cell.outputs if not any("jupyter.widget" in mime for mime in o.get("data", {}))]
     return nb
 
 def _facts(record) -> list: # what a reader wants to know of a run at a glance
     commit = record.git.get("commit", "")
-    facts = [f"seed {record.seed}", record.device + (f", {record.world_size} processes" if record.world_size > 1 else ""),
-             f"{record.seconds:.0f} s", f"{record.peak_memory_mb:.0f} MiB", record.started[:10]]
+    facts = [
+        f"seed {record.seed}", record.device + (f", {record.world_size} processes" if record.world_size > 1 else ""),
+        f"{record.seconds:.0f} s", f"{record.peak_memory_mb:.0f} MiB", record.started[:10],
+    ]
     clean = record.git.get("clean")
-    version = dict(text=f"commit {commit[:10]}{'' if clean else ', with uncommitted changes'}", warn=not clean) if commit else dict(text="no commit known", warn=True)
+    version = (
+        dict(text=f"commit {commit[:10]}{'' if clean else ', with uncommitted changes'}", warn=not clean)
+        if commit
+        else dict(text="no commit known", warn=True)
+    )
     return [dict(text=f, warn=False) for f in facts] + [version]
 
 def _pygments(): # syntax colours, light and dark
@@ -69,19 +87,34 @@ def run_html(
     "Convert an executed notebook to one HTML page that loads nothing; `DataError` if it is no notebook or shows an image from the network."
     import nbformat
     from nbconvert.exporters import HTMLExporter
-    notebook = Path(notebook); out = Path(out or notebook.with_suffix(".html"))
-    try: nb = nbformat.read(notebook, as_version=4)
-    except FileNotFoundError: raise DataError(f"{notebook}: no such notebook") from None
-    except Exception as e: raise DataError(f"{notebook}: not a notebook ({str(e).splitlines()[0]})") from None
+    notebook = Path(notebook)
+    out = Path(out or notebook.with_suffix(".html"))
+    try:
+        nb = nbformat.read(notebook, as_version=4)
+    except FileNotFoundError:
+        raise DataError(f"{notebook}: no such notebook") from None
+    except Exception as e:
+        raise DataError(f"{notebook}: not a notebook ({str(e).splitlines()[0]})") from None
     record = read_record(notebook.parent) if (notebook.parent/"record.json").is_file() else None
     parts = record and out.resolve().parent.parents[2:3] # outputs/<profile>
     index = "../../../index.html" if parts and parts[0].name == record.profile else ""
     title, _ = _headline(nb, notebook.stem)
-    exporter = HTMLExporter(raw_template=(_templates()/"run.html.j2").read_text(), template_name="basic",
-                            filters={"harmless": _harmless, "math": _math, "plain": _plain, "markdown2html": lambda source: _markdown(source, notebook.parent)})
-    view = dict(title=title, index=index, facts=_facts(record) if record else [], css=_css("page", "table", "run") + _pygments())
-    page, _ = exporter.from_notebook_node(_prepare(nb, record.figures if record else []), resources={"run": view, "metadata": {"name": title, "path": str(notebook.parent)}})
-    if (loaded := _loaded(page)): raise DataError(f"{notebook}: the page would load {loaded[0]}; embed it instead")
+    exporter = HTMLExporter(
+        raw_template=(_templates() / "run.html.j2").read_text(), template_name="basic",
+        filters={
+            "harmless": _harmless, "math": _math, "plain": _plain,
+            "markdown2html": lambda source: _markdown(source, notebook.parent),
+        },
+    )
+    view = dict(
+        title=title, index=index, facts=_facts(record) if record else [], css=_css("page", "table", "run") + _pygments()
+    )
+    page, _ = exporter.from_notebook_node(
+        _prepare(nb, record.figures if record else []),
+        resources={"run": view, "metadata": {"name": title, "path": str(notebook.parent)}},
+    )
+    if (loaded := _loaded(page)):
+        raise DataError(f"{notebook}: the page would load {loaded[0]}; embed it instead")
     out.write_text(page, encoding="utf-8")
     return out
 
@@ -92,21 +125,35 @@ def _headline(nb, default) -> tuple: # question and answer: the first H1 and the
     return default, ""
 
 # %% ../../nbs/report/04_html.ipynb #882d23dd
-_LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data"}
+_LOADS = {
+    "script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
+    "embed": "src", "object": "data",
+}
 
 def _loaded(page) -> list: # what a page fetches from the network
     from bs4 import BeautifulSoup
     soup = BeautifulSoup(page, "html.parser")
-    found = [tag[attr] for name, attr in _LOADS.items() for tag in soup(name) if tag.has_attr(attr) and re.match(r"(?i)(https?:)?//", tag[attr])]
+    found = [
+        tag[attr]
+        for name, attr in _LOADS.items()
+        for tag in soup(name)
+        if tag.has_attr(attr) and re.match(r"(?i)(https?:)?//", tag[attr])
+    ]
     styles = [tag.get_text() for tag in soup("style")] + [tag["style"] for tag in soup(style=True)]
-    return found + [m for css in styles for m in re.findall(r"""(?i)(?:url\(|@import)\s*['"]?((?:https?:)?//[^'")\s]+)""", css)]
+    return found + [
+        m for css in styles for m in re.findall(r"""(?i)(?:url\(|@import)\s*['"]?((?:https?:)?//[^'")\s]+)""", css)
+    ]
 
 def _image_problem(data) -> str: # "" for a picture that shows something
     from PIL import Image, UnidentifiedImageError
-    if not data: return "is empty"
-    if data.lstrip()[:5] in (b"<?xml", b"<svg "): return ""
-    try: image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError): return "is not an image"
+    if not data:
+        return "is empty"
+    if data.lstrip()[:5] in (b"<?xml", b"<svg "):
+        return ""
+    try:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        return "is not an image"
     return "shows one colour only" if all(lo == hi for lo, hi in image.getextrema()) else ""
 
 # %% ../../nbs/report/04_html.ipynb #5a9b0559
@@ -120,16 +167,27 @@ def check_html(
     ids = {p: {tag["id"] for tag in soup(id=True)} for p, soup in soups.items()}
     problems = [] if pages else [f"{folder}: there is no page"]
     for page, soup in soups.items():
-        say = lambda text: problems.append(f"{page.relative_to(Path(folder).resolve()) if Path(folder).is_dir() else page.name}: {text}")
-        for url in _loaded(str(soup)): say(f"loads {url}")
+        def say(text):
+            return problems.append(
+                f"{page.relative_to(Path(folder).resolve()) if Path(folder).is_dir() else page.name}: {text}"
+            )
+        for url in _loaded(str(soup)):
+            say(f"loads {url}")
         for tag, url in [(t, t.get("href" if t.name == "a" else "src", "")) for t in soup(["a", "img", "video"])]:
             if url.startswith("data:image") and "base64," in url:
-                if (bad := _image_problem(base64.b64decode(url.split("base64,", 1)[1]))): say(f"an embedded image {bad}")
+                if (bad := _image_problem(base64.b64decode(url.split("base64,", 1)[1]))):
+                    say(f"an embedded image {bad}")
                 continue
-            if url.startswith("data:video"): continue
-            if tag.name == "a" and not tag.has_attr("href") or re.match(r"(?i)[a-z][a-z0-9+.-]*:", url): continue
-            parts = urlsplit(url); target = (page.parent/unquote(parts.path)).resolve() if parts.path else page
-            if not target.exists(): say(f"{dict(a='link', img='image', video='video')[tag.name]} {url!r} leads nowhere")
-            elif tag.name == "img" and (bad := _image_problem(target.read_bytes())): say(f"image {url!r} {bad}")
-            elif parts.fragment and target in ids and unquote(parts.fragment) not in ids[target]: say(f"link {url!r}: the page has no such place")
+            if url.startswith("data:video"):
+                continue
+            if tag.name == "a" and not tag.has_attr("href") or re.match(r"(?i)[a-z][a-z0-9+.-]*:", url):
+                continue
+            parts = urlsplit(url)
+            target = (page.parent/unquote(parts.path)).resolve() if parts.path else page
+            if not target.exists():
+                say(f"{dict(a='link', img='image', video='video')[tag.name]} {url!r} leads nowhere")
+            elif tag.name == "img" and (bad := _image_problem(target.read_bytes())):
+                say(f"image {url!r} {bad}")
+            elif parts.fragment and target in ids and unquote(parts.fragment) not in ids[target]:
+                say(f"link {url!r}: the page has no such place")
     return problems

@@ -23,50 +23,93 @@ __all__ = ['build_index', 'main']
 
 # %% ../../nbs/report/05_pages.ipynb #34568983
 def _needed(path, what): # the path, if it is there
-    if not path.is_file(): raise DataError(f"{path}: {what} is missing")
+    if not path.is_file():
+        raise DataError(f"{path}: {what} is missing")
     return path
 
 def _relocate(fragment, folder, id) -> str: # a saved table, its links rewritten for a page that lies elsewhere
     def href(m):
         target = m[1]
-        if target.startswith("#"): return f'href="#{id}-{target[1:]}"'
-        return m[0] if re.match(r"(?i)[a-z][a-z0-9+.-]*:", target) else f'href="{os.path.normpath(folder + "/" + target)}"'
+        if target.startswith("#"):
+            return f'href="#{id}-{target[1:]}"'
+        return (
+            m[0] if re.match(r"(?i)[a-z][a-z0-9+.-]*:", target) else f'href="{os.path.normpath(folder + "/" + target)}"'
+        )
     return re.sub(r'\bid="([^"]+)"', rf'id="{id}-\1"', re.sub(r'\bhref="([^"]+)"', href, fragment))
 
+# %% ../../nbs/report/05_pages.ipynb #1ba7efd9
 def _run_view(record, home) -> dict: # everything the index shows of one run
     from PIL import Image
-    folder = record.path; here = folder.relative_to(home).as_posix(); id = _slug(here)
+    folder = record.path
+    here = folder.relative_to(home).as_posix()
+    id = _slug(here)
     tables, figures = [], []
     for t in record.tables:
-        files = {kind: _needed(folder/"tables"/f"{t['name']}.{kind}", f"the table {t['name']!r} that record.json lists") for kind in ("html", "csv", "tex")}
+        files = {
+            kind: _needed(folder / "tables" / f"{t['name']}.{kind}", f"the table {t['name']!r} that record.json lists")
+            for kind in ("html", "csv", "tex")
+        }
         place = f"{id}-{_slug(t['name'])}"
-        tables.append(dict(t, id=place, html=_relocate(files["html"].read_text(), f"{here}/tables", place), csv=_link(files["csv"], home), tex=_link(files["tex"], home)))
+        tables.append(
+            dict(
+                t, id=place, html=_relocate(files["html"].read_text(), f"{here}/tables", place),
+                csv=_link(files["csv"], home), tex=_link(files["tex"], home),
+            )
+        )
     for f in record.figures:
-        png, file = (_needed(folder/"figures"/f"{f['name']}.{kind}", f"the figure {f['name']!r} that record.json lists") for kind in ("png", "webm" if f.get("video") else "pdf"))
-        with Image.open(png) as image: w, h = (round(v * 96 / image.info.get("dpi", (160,))[0]) for v in image.size)
-        figures.append(dict(dict(video=False) | f, id=f"{id}-{_slug(f['name'])}", png=_link(png, home), file=_link(file, home), kind=file.suffix[1:].upper(), width=w, height=h))
-    page = next(p for p in (folder/"report.html", folder/"record.json") if p.is_file()) # a run by hand, in JupyterLab, has no report
-    return dict(name=record.run, id=id, record=f"{here}/record.json", report=_link(page, home), facts=_facts(record),
-                notes=record.notes, tables=tables, figures=figures, metrics=[_metric_view(name, m) for name, m in sorted(record.metrics.items())], details=_details(record))
+        png, file = (
+            _needed(folder / "figures" / f"{f['name']}.{kind}", f"the figure {f['name']!r} that record.json lists")
+            for kind in ("png", "webm" if f.get("video") else "pdf")
+        )
+        with Image.open(png) as image:
+            w, h = (round(v * 96 / image.info.get("dpi", (160,))[0]) for v in image.size)
+        figures.append(
+            dict(
+                dict(video=False) | f, id=f"{id}-{_slug(f['name'])}", png=_link(png, home), file=_link(file, home),
+                kind=file.suffix[1:].upper(), width=w, height=h,
+            )
+        )
+    # a run by hand, in JupyterLab, has no report
+    page = next(p for p in (folder/"report.html", folder/"record.json") if p.is_file())
+    return dict(
+        name=record.run, id=id, record=f"{here}/record.json", report=_link(page, home), facts=_facts(record),
+        notes=record.notes, tables=tables, figures=figures,
+        metrics=[_metric_view(name, m) for name, m in sorted(record.metrics.items())], details=_details(record),
+    )
 
 # %% ../../nbs/report/05_pages.ipynb #97427fb6
 def _metric_view(name, m) -> dict:
-    undefined = math.isnan(m.value) or (m.value == -1 and re.match("A[PR]", name)) # pycocotools gives -1 where there is nothing to find
+    # pycocotools gives -1 where there is nothing to find
+    undefined = math.isnan(m.value) or (m.value == -1 and re.match("A[PR]", name))
     digits = 3 if abs(m.value) < 1000 else 0
-    return dict(name=name, value="undefined" if undefined else f"{_number(m.value, digits)} {m.unit}".strip(), n="" if m.n is None else m.n, protocol=_said(m.protocol),
-                ci="" if undefined or not m.ci else f"[{_number(m.ci[0], digits)}, {_number(m.ci[1], digits)}]")
+    return dict(
+        name=name, value="undefined" if undefined else f"{_number(m.value, digits)} {m.unit}".strip(),
+        n="" if m.n is None else m.n, protocol=_said(m.protocol),
+        ci="" if undefined or not m.ci else f"[{_number(m.ci[0], digits)}, {_number(m.ci[1], digits)}]",
+    )
 
 def _details(record) -> list: # (name, text) of what is rarely looked up
-    pairs = lambda d: ", ".join(f"{k} {v}" for k, v in sorted(d.items()))
-    return [(k, v) for k, v in (("parameters", ", ".join(f"{k} = {v}" for k, v in sorted(record.params.items()))), ("data", pairs(record.data)), ("versions", pairs(record.versions)),
-                                ("checkpoint", record.checkpoint), ("commit", record.git.get("commit", ""))) if v]
+    def pairs(d): return ", ".join(f"{k} {v}" for k, v in sorted(d.items()))
+    return [
+        (k, v)
+        for k, v in (
+            ("parameters", ", ".join(f"{k} = {v}" for k, v in sorted(record.params.items()))),
+            ("data", pairs(record.data)), ("versions", pairs(record.versions)), ("checkpoint", record.checkpoint),
+            ("commit", record.git.get("commit", "")),
+        )
+        if v
+    ]
 
-_STUDIES = dict(dehrnet="DE-HRNet", keypoint_rcnn="Keypoint R-CNN", actions="Actions from landmarks") # where the name of the folder is not how it is written
+# where the name of the folder is not how it is written
+_STUDIES = dict(dehrnet="DE-HRNet", keypoint_rcnn="Keypoint R-CNN", actions="Actions from landmarks")
 
-def _study_views(records, home, order) -> list: # studies, in each its experiments (those with tables first, then as in `order`), in each its runs
+# %% ../../nbs/report/05_pages.ipynb #17316d52
+# studies, in each its experiments (those with tables first, then as in `order`), in each its runs
+def _study_views(records, home, order) -> list:
     import nbformat
     studies = {}
-    for r in records: studies.setdefault(r.experiment.split("/")[0], {}).setdefault(r.experiment, []).append(r)
+    for r in records:
+        studies.setdefault(r.experiment.split("/")[0], {}).setdefault(r.experiment, []).append(r)
     views = []
     for study, experiments in studies.items():
         all_ = []
@@ -74,12 +117,26 @@ def _study_views(records, home, order) -> list: # studies, in each its experimen
             default, note = experiment.split("/")[-1].replace("_", " ").capitalize(), group[0].path/"report.ipynb"
             title, answer = _headline(nbformat.read(note, as_version=4), default) if note.is_file() else (default, "")
             runs = [_run_view(r, home) for r in group]
-            all_.append(dict(experiment=experiment, id=_slug(experiment), title=_inline(title), answer=_inline(answer), runs=runs,
-                             contents=runs[0]["tables"] + runs[0]["figures"] if len(runs) == 1 else [],
-                             notes=list(dict.fromkeys(n for run in runs for n in run["notes"]))))
-        shown = sorted((e for e in all_ if any(r["tables"] + r["figures"] for r in e["runs"])), 
-                       key=lambda e: (len(e["runs"]) > 1, not any(r["tables"] for r in e["runs"]), order.index(e["experiment"]) if e["experiment"] in order else len(order)))
-        views.append(dict(id=_slug(study), title=_STUDIES.get(study) or study.replace("_", " ").capitalize(), experiments=shown, all=all_))
+            all_.append(
+                dict(
+                    experiment=experiment, id=_slug(experiment), title=_inline(title), answer=_inline(answer),
+                    runs=runs, contents=runs[0]["tables"] + runs[0]["figures"] if len(runs) == 1 else [],
+                    notes=list(dict.fromkeys(n for run in runs for n in run["notes"])),
+                )
+            )
+        shown = sorted(
+            (e for e in all_ if any(r["tables"] + r["figures"] for r in e["runs"])),
+            key=lambda e: (
+                len(e["runs"]) > 1, not any(r["tables"] for r in e["runs"]),
+                order.index(e["experiment"]) if e["experiment"] in order else len(order),
+            ),
+        )
+        views.append(
+            dict(
+                id=_slug(study), title=_STUDIES.get(study) or study.replace("_", " ").capitalize(), experiments=shown,
+                all=all_,
+            )
+        )
     return views
 
 # %% ../../nbs/report/05_pages.ipynb #9907c128
@@ -91,42 +148,68 @@ def build_index(
     import yaml
     home = Path(folder).resolve()
     records = read_records(home, "*/*/*/record.json")
-    if not records: raise DataError(f"{folder}: no run has left a record.json there; expected <study>/<experiment>/<run>/record.json")
+    if not records:
+        raise DataError(
+            f"{folder}: no run has left a record.json there; expected <study>/<experiment>/<run>/record.json"
+        )
     for r in records:
-        if (found := r.path.relative_to(home).as_posix()) != _name(r): raise DataError(f"{r.path/'record.json'}: the record is of {_name(r)}, but lies in {found}")
+        if (found := r.path.relative_to(home).as_posix()) != _name(r):
+            raise DataError(f"{r.path/'record.json'}: the record is of {_name(r)}, but lies in {found}")
     profile = Path(thesis_lib.__file__).parents[1]/"profiles"/f"{home.name}.yaml"
     declared = (yaml.safe_load(profile.read_text()) or {}) if profile.is_file() else {}
     about = declared.get("about", "") if about is None else about
     commits = sorted({r.git.get("commit", "")[:10] for r in records} - {""})
     unclean, days = sum(not r.git.get("clean") for r in records), sorted({r.started[:10] for r in records})
-    facts = [f"{len(records)} runs", " to ".join(dict.fromkeys((days[0], days[-1]))), f"commit {', '.join(commits) or 'unknown'}", ", ".join(sorted({r.device for r in records})),
-             *(f"{k} {', '.join(found)}" for k in ("python", "torch") if (found := sorted({r.versions[k] for r in records if k in r.versions})))]
-    facts = [dict(text=f, warn=False) for f in facts] + [dict(text=f"{unclean} of the runs with uncommitted changes", warn=True)] * bool(unclean)
-    page = _render("index.html.j2", profile=home.name, about=about, facts=facts, studies=_study_views(records, home, list(declared.get("experiments", []))),
-                   n_runs=len(records), version=thesis_lib.__version__, css=_css("page", "table", "index"))
+    facts = [
+        f"{len(records)} runs", " to ".join(dict.fromkeys((days[0], days[-1]))),
+        f"commit {', '.join(commits) or 'unknown'}", ", ".join(sorted({r.device for r in records})),
+        *(
+            f"{k} {', '.join(found)}"
+            for k in ("python", "torch")
+            if (found := sorted({r.versions[k] for r in records if k in r.versions}))
+        ),
+    ]
+    facts = [dict(text=f, warn=False) for f in facts] + [
+        dict(text=f"{unclean} of the runs with uncommitted changes", warn=True)
+    ] * bool(unclean)
+    page = _render(
+        "index.html.j2", profile=home.name, about=about, facts=facts,
+        studies=_study_views(records, home, list(declared.get("experiments", []))), n_runs=len(records),
+        version=thesis_lib.__version__, css=_css("page", "table", "index"),
+    )
     (home/"index.html").write_text(page, encoding="utf-8")
     return home/"index.html"
 
 # %% ../../nbs/report/05_pages.ipynb #e140e6a6
 def _pages(notebooks): # written and printed; many of them side by side
-    if len(notebooks) < 4: return print(*map(run_html, notebooks), sep="\n")
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(notebooks))) as pool: print(*pool.map(run_html, notebooks), sep="\n")
+    if len(notebooks) < 4:
+        return print(*map(run_html, notebooks), sep="\n")
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(notebooks))) as pool:
+        print(*pool.map(run_html, notebooks), sep="\n")
 
 def main(argv=None) -> int: # exit code
     "The command line: `html`, `index` and `check`."
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.report", description="HTML reports of runs, and one page over all of them.")
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.report", description="HTML reports of runs, and one page over all of them."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    p = commands.add_parser("html", help="executed notebooks, each to one page that loads nothing"); p.add_argument("notebooks", nargs="+")
-    p = commands.add_parser("index", help="one page over all runs of a profile"); p.add_argument("folder"); p.add_argument("--about", help="what the profile is")
-    p = commands.add_parser("check", help="list broken links, empty images, anything loaded from the network"); p.add_argument("folder")
+    p = commands.add_parser("html", help="executed notebooks, each to one page that loads nothing")
+    p.add_argument("notebooks", nargs="+")
+    p = commands.add_parser("index", help="one page over all runs of a profile")
+    p.add_argument("folder")
+    p.add_argument("--about", help="what the profile is")
+    p = commands.add_parser("check", help="list broken links, empty images, anything loaded from the network")
+    p.add_argument("folder")
     a = parser.parse_args(argv)
     try:
         if a.command == "check":
             problems = check_html(a.folder)
             print("\n".join(problems) or f"{a.folder}: nothing wrong")
             return bool(problems)
-        if a.command == "html": _pages(a.notebooks)
-        if a.command == "index": print(build_index(a.folder, a.about))
+        if a.command == "html":
+            _pages(a.notebooks)
+        if a.command == "index":
+            print(build_index(a.folder, a.about))
     except DataError as e:
         print(e, file=sys.stderr)
         return 1

@@ -40,27 +40,43 @@ class Published:
     remark: str = "" # on a few numbers only
 
 def _scalar(text):
-    if text in ("true", "false"): return text == "true"
-    try: return float(text) if "." in text else int(text)
-    except ValueError: return text
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
 
 # %% ../../nbs/report/03_tables.ipynb #052e4592
 def load_published(
     name # file name without .csv under `data/published`, or a path
 ) -> dict: # (row, column) -> Published
     "Read published numbers; `DataError` names the file and the line that is incomplete."
-    path = Path(name) if str(name).endswith(".csv") else Path(thesis_lib.__file__).parents[1]/"data"/"published"/f"{name}.csv"
-    if not path.is_file(): raise DataError(f"{path.name}: no such file in data/published")
-    with open(path, newline="", encoding="utf-8") as f: reader = csv.DictReader(f); lines = list(reader)
-    if (missing := [k for k in _FIELDS if k not in (reader.fieldnames or [])]): raise DataError(f"{path.name}: column {missing[0]!r} is missing")
+    path = (
+        Path(name)
+        if str(name).endswith(".csv")
+        else Path(thesis_lib.__file__).parents[1] / "data" / "published" / f"{name}.csv"
+    )
+    if not path.is_file():
+        raise DataError(f"{path.name}: no such file in data/published")
+    with open(path, newline="", encoding="utf-8") as f:
+        reader = csv.DictReader(f)
+        lines = list(reader)
+    if (missing := [k for k in _FIELDS if k not in (reader.fieldnames or [])]):
+        raise DataError(f"{path.name}: column {missing[0]!r} is missing")
     entries = {}
     for i, line in enumerate(lines, start=2):
         known, where = {k: line.get(k) or "" for k in (*_FIELDS, "remark")}, f"{path.name}, line {i}"
-        try: known["value"] = float(known["value"])
-        except ValueError: raise DataError(f"{where}: value must be a number, got {known['value']!r}") from None
-        if known["evidence"] not in ("verified", "inferred"): raise DataError(f"{where}: evidence must be 'verified' or 'inferred', got {known['evidence']!r}")
-        if not known["source"]: raise DataError(f"{where}: source is empty, but every published number needs one")
-        if (key := (line["row"], line["column"])) in entries: raise DataError(f"{where}: {key[0]}, {key[1]} stands there twice")
+        try:
+            known["value"] = float(known["value"])
+        except ValueError:
+            raise DataError(f"{where}: value must be a number, got {known['value']!r}") from None
+        if known["evidence"] not in ("verified", "inferred"):
+            raise DataError(f"{where}: evidence must be 'verified' or 'inferred', got {known['evidence']!r}")
+        if not known["source"]:
+            raise DataError(f"{where}: source is empty, but every published number needs one")
+        if (key := (line["row"], line["column"])) in entries:
+            raise DataError(f"{where}: {key[0]}, {key[1]} stands there twice")
         entries[key] = Published(**known, protocol={k: _scalar(v) for k, v in line.items() if k not in known and v})
     return entries
 
@@ -82,7 +98,10 @@ class Cell:
 def _name(record): return f"{record.experiment}/{record.run}"
 
 def _metric(record, name) -> Metric:
-    if name not in record.metrics: raise DataError(f"{_name(record)}: the record has no metric {name!r}; it has {', '.join(sorted(record.metrics)) or 'none'}")
+    if name not in record.metrics:
+        raise DataError(
+            f"{_name(record)}: the record has no metric {name!r}; it has {', '.join(sorted(record.metrics)) or 'none'}"
+        )
     m = record.metrics[name]
     return replace(m, protocol={"metric": name, **m.protocol})
 
@@ -100,7 +119,8 @@ def param_cell(
     name: str # a parameter of the run
 ) -> Cell:
     "A parameter of one run, such as `d_h`."
-    if name not in record.params: raise DataError(f"{_name(record)}: the record has no parameter {name!r}")
+    if name not in record.params:
+        raise DataError(f"{_name(record)}: the record has no parameter {name!r}")
     value = record.params[name]
     return Cell("param", text="yes" if value is True else "no" if value is False else str(value), records=[record])
 
@@ -119,25 +139,42 @@ def published_cell(entry: Published) -> Cell:
 def mean_cell(
     records: list, # runs of one setting, one a seed
     name: str,     # a metric they all have
-    *, ci=None     # 95 % interval, where a bootstrap over items and seeds has computed it; else the t interval over seeds
+    # 95 % interval, where a bootstrap over items and seeds has computed it; else the t interval over seeds
+    *, ci=None
 ) -> Cell:
     "Mean over seeds with its interval; `DataError` if the runs differ in anything else, or a seed stands twice."
-    if not records: raise DataError(f"mean of {name!r}: no runs given")
-    if len(records) == 1: return replace(cell(records[0], name), **(dict(ci=tuple(ci)) if ci is not None else {}))
+    if not records:
+        raise DataError(f"mean of {name!r}: no runs given")
+    if len(records) == 1:
+        return replace(cell(records[0], name), **(dict(ci=tuple(ci)) if ci is not None else {}))
     first, metrics = records[0], [_metric(r, name) for r in records]
     for r, m in zip(records, metrics):
-        differ = sorted(k for k in {*r.params, *first.params} - {"seed", "run"} if r.params.get(k) != first.params.get(k))
-        if r.experiment != first.experiment: differ = ["experiment"]
-        if differ: raise DataError(f"mean of {name!r} over seeds: {_name(r)} and {_name(first)} differ in {differ[0]!r}")
-        if (clash := _clash(m.protocol, metrics[0].protocol)): raise DataError(f"mean of {name!r} over seeds: {_name(r)} and {_name(first)} were measured under another {clash[0]!r}")
-    if len({r.seed for r in records}) < len(records): raise DataError(f"mean of {name!r} over seeds: a seed stands twice among {', '.join(r.run for r in records)}")
+        differ = sorted(
+            k for k in {*r.params, *first.params} - {"seed", "run"} if r.params.get(k) != first.params.get(k)
+        )
+        if r.experiment != first.experiment:
+            differ = ["experiment"]
+        if differ:
+            raise DataError(f"mean of {name!r} over seeds: {_name(r)} and {_name(first)} differ in {differ[0]!r}")
+        if (clash := _clash(m.protocol, metrics[0].protocol)):
+            raise DataError(
+                f"mean of {name!r} over seeds: {_name(r)} and {_name(first)} were measured under another {clash[0]!r}"
+            )
+    if len({r.seed for r in records}) < len(records):
+        raise DataError(f"mean of {name!r} over seeds: a seed stands twice among {', '.join(r.run for r in records)}")
     values = [m.value for m in metrics]
-    return Cell("run", sum(values)/len(values), ci=tuple(seed_interval(values) if ci is None else ci), unit=metrics[0].unit, protocol=metrics[0].protocol,
-                records=list(records), values=values, small=f"{len(values)} seeds")
+    return Cell(
+        "run", sum(values) / len(values), ci=tuple(seed_interval(values) if ci is None else ci), unit=metrics[0].unit,
+        protocol=metrics[0].protocol, records=list(records), values=values, small=f"{len(values)} seeds",
+    )
 
 # %% ../../nbs/report/03_tables.ipynb #8d9c3e5b
 def _clash(a, b) -> list: # names of the fields in which two protocols differ
-    return sorted(k for k in {*a, *b} if "n/a" not in (a.get(k), b.get(k)) and (a.get(k) != b.get(k) or type(a.get(k)) is not type(b.get(k))))
+    return sorted(
+        k
+        for k in {*a, *b}
+        if "n/a" not in (a.get(k), b.get(k)) and (a.get(k) != b.get(k) or type(a.get(k)) is not type(b.get(k)))
+    )
 
 def difference_cell(
     ours: Cell,
@@ -147,12 +184,25 @@ def difference_cell(
 ) -> Cell:
     """`ours` minus `other`. Two runs under different protocols: `DataError`. A published value under another protocol: the words
     *not comparable* and the fields that differ, never a number."""
-    clash = _clash(ours.protocol, {k: other.protocol.get(k, "n/a") for k in {*ours.protocol, *other.protocol}} if other.entry else other.protocol)
+    clash = _clash(
+        ours.protocol,
+        {k: other.protocol.get(k, "n/a") for k in {*ours.protocol, *other.protocol}} if other.entry else other.protocol,
+    )
     records = [*ours.records, *(r for r in other.records if r.path not in {o.path for o in ours.records})]
-    if clash and not other.entry: raise DataError(f"difference of {_name(ours.records[0])} and {_name(other.records[0])}: measured under another {clash[0]!r}")
-    if clash: return Cell("difference", text="not comparable", small=f"other {', '.join(clash).replace('_', ' ')}", protocol=ours.protocol, records=records)
-    return Cell("difference", ours.value - other.value if value is None else value, ci=ci, unit=ours.unit, protocol=ours.protocol, records=records,
-                small="protocol inferred" if other.entry and other.entry.evidence == "inferred" else "")
+    if clash and not other.entry:
+        raise DataError(
+            f"difference of {_name(ours.records[0])} and {_name(other.records[0])}: measured under another {clash[0]!r}"
+        )
+    if clash:
+        return Cell(
+            "difference", text="not comparable", small=f"other {', '.join(clash).replace('_', ' ')}",
+            protocol=ours.protocol, records=records,
+        )
+    return Cell(
+        "difference", ours.value - other.value if value is None else value, ci=ci, unit=ours.unit,
+        protocol=ours.protocol, records=records,
+        small="protocol inferred" if other.entry and other.entry.evidence == "inferred" else "",
+    )
 
 # %% ../../nbs/report/03_tables.ipynb #be40cd0b
 @dataclass
@@ -182,43 +232,65 @@ class Table:
     rows: list = field(default_factory=list)        # (label, key -> Cell)
     protocols: dict = field(default_factory=dict)   # key -> protocol its numbers share
 
-    def __repr__(self): return f"Table {self.title!r}: {len(self.rows)} rows, {len(self.columns)} columns" # not the runs behind each cell
+    # not the runs behind each cell
+    def __repr__(self): return f"Table {self.title!r}: {len(self.rows)} rows, {len(self.columns)} columns"
     def __post_init__(self):
         keys = [c.key for c in self.columns]
-        if len(set(keys)) < len(keys): raise DataError(f"table {self.title!r}: two columns are called {next(k for k in keys if keys.count(k) > 1)!r}")
+        if len(set(keys)) < len(keys):
+            raise DataError(
+                f"table {self.title!r}: two columns are called {next(k for k in keys if keys.count(k) > 1)!r}"
+            )
 
 # %% ../../nbs/report/03_tables.ipynb #bd872fd2
 def _admit(table, column, cell, label):
     "The firewall: raise unless `cell` may stand in `column`."
     where = f"table {table.title!r}, row {label!r}, column {column.title!r}"
-    if cell.kind == "text": return
-    if cell.kind == "published" and not column.published: raise DataError(f"{where}: a published value may only stand in a column of published values")
-    if cell.kind != "published" and column.published: raise DataError(f"{where}: the column holds published values, a number of ours may not stand in it")
-    if cell.kind == "param" and column.protocol is not None: raise DataError(f"{where}: the column holds metrics, a parameter may not stand in it")
-    if cell.kind not in ("run", "difference"): return
-    if column.protocol is None: raise DataError(f"{where}: the column states no protocol, so no metric may stand in it")
-    if cell.unit and column.unit and column.scale == 1 and cell.unit != column.unit: raise DataError(f"{where}: expected a number in {column.unit!r}, got {cell.unit!r}")
+    if cell.kind == "text":
+        return
+    if cell.kind == "published" and not column.published:
+        raise DataError(f"{where}: a published value may only stand in a column of published values")
+    if cell.kind != "published" and column.published:
+        raise DataError(f"{where}: the column holds published values, a number of ours may not stand in it")
+    if cell.kind == "param" and column.protocol is not None:
+        raise DataError(f"{where}: the column holds metrics, a parameter may not stand in it")
+    if cell.kind not in ("run", "difference"):
+        return
+    if column.protocol is None:
+        raise DataError(f"{where}: the column states no protocol, so no metric may stand in it")
+    if cell.unit and column.unit and column.scale == 1 and cell.unit != column.unit:
+        raise DataError(f"{where}: expected a number in {column.unit!r}, got {cell.unit!r}")
     shared = table.protocols.get(column.key, {**cell.protocol, **column.protocol})
     if (clash := _clash(cell.protocol, shared)):
-        k = clash[0]; raise DataError(f"{where}: the column is for {k} = {shared.get(k, 'not stated')}, but {_name(cell.records[0])} has {k} = {cell.protocol.get(k, 'not stated')}")
+        k = clash[0]
+        raise DataError(
+            f"{where}: the column is for {k} = {shared.get(k, 'not stated')}, but {_name(cell.records[0])} has {k} = {cell.protocol.get(k, 'not stated')}"
+        )
     table.protocols[column.key] = {k: cell.protocol.get(k, v) if v == "n/a" else v for k, v in shared.items()}
 
 @patch
 def add_row(self: Table, label: str, cells: dict):
     "Append a row of `{column key: Cell}`; `DataError` says in one sentence why a cell may not stand where it was put."
     columns = {c.key: c for c in self.columns}
-    if (unknown := [k for k in cells if k not in columns]): raise DataError(f"table {self.title!r}, row {label!r}: no column {unknown[0]!r}; there are {', '.join(columns)}")
-    for key, cell in cells.items(): _admit(self, columns[key], cell, label)
+    if (unknown := [k for k in cells if k not in columns]):
+        raise DataError(
+            f"table {self.title!r}, row {label!r}: no column {unknown[0]!r}; there are {', '.join(columns)}"
+        )
+    for key, cell in cells.items():
+        _admit(self, columns[key], cell, label)
     self.rows.append((label, cells))
     return self
 
 # %% ../../nbs/report/03_tables.ipynb #6a20ca7d
 def _number(value, digits, sign=False) -> str: # "0.741", "−0.004", "–" where undefined
-    if value is None or math.isnan(value): return "–"
+    if value is None or math.isnan(value):
+        return "–"
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 def _said(protocol) -> str: # "boxes gt, split val"
-    return ", ".join(f"{k.replace('_', ' ')} {dict([(True, 'yes'), (False, 'no')]).get(v, v) if isinstance(v, bool) else v}" for k, v in protocol.items())
+    return ", ".join(
+        f"{k.replace('_', ' ')} {dict([(True, 'yes'), (False, 'no')]).get(v, v) if isinstance(v, bool) else v}"
+        for k, v in protocol.items()
+    )
 
 @patch
 def to_dataframe(self: Table) -> pd.DataFrame:
@@ -230,8 +302,10 @@ def to_dataframe(self: Table) -> pd.DataFrame:
             cell = cells.get(c.key, Cell("text"))
             line[c.title] = cell.text if cell.value is None else cell.value * c.scale
             if any(r.get(c.key) and r[c.key].ci for _, r in self.rows):
-                for name, v in zip(("low", "high"), cell.ci or (None, None)): line[f"{c.title} {name}"] = None if v is None else v * c.scale
-            if c.published: line[f"{c.title} protocol"] = f"{_said(cell.protocol)} ({cell.entry.evidence})" if cell.entry else ""
+                for name, v in zip(("low", "high"), cell.ci or (None, None)):
+                    line[f"{c.title} {name}"] = None if v is None else v * c.scale
+            if c.published:
+                line[f"{c.title} protocol"] = f"{_said(cell.protocol)} ({cell.entry.evidence})" if cell.entry else ""
         out.append({**line, "runs": " ".join(_name(r) for r in _runs(cells.values()))})
     return pd.DataFrame(out)
 
@@ -241,42 +315,72 @@ def _runs(cells) -> list: # distinct runs behind some cells, in order
 # %% ../../nbs/report/03_tables.ipynb #902c3d21
 def _varying(table, column) -> list: # protocol fields in which the published values of a column differ
     protocols = [r[column.key].protocol for _, r in table.rows if column.key in r]
-    return [k for k in dict.fromkeys(k for p in protocols for k in p) if k == "boxes" or len({p.get(k) for p in protocols if k in p}) > 1]
+    return [
+        k
+        for k in dict.fromkeys(k for p in protocols for k in p)
+        if k == "boxes" or len({p.get(k) for p in protocols if k in p}) > 1
+    ]
 
-def _notes_on(entry) -> list: # of a published value: (source, link, note, protocol, evidence), and the remark, which has no source
-    return [(entry.source, entry.link, entry.note, _said(entry.protocol), entry.evidence)] + [("", "", entry.remark, "", "")] * bool(entry.remark)
+# of a published value: (source, link, note, protocol, evidence), and the remark, which has no source
+def _notes_on(entry) -> list:
+    return [(entry.source, entry.link, entry.note, _said(entry.protocol), entry.evidence)] + [
+        ("", "", entry.remark, "", "")
+    ] * bool(entry.remark)
 
 def _notes(table) -> list: # distinct notes on the published cells
     entries = [r[c.key].entry for _, r in table.rows for c in table.columns if c.key in r and r[c.key].entry]
     return list(dict.fromkeys(note for e in entries for note in _notes_on(e)))
 
 def _view_cell(table, column, cell, notes, base):
-    if cell is None: return dict(kind="text", text="", small=[], links=[])
+    if cell is None:
+        return dict(kind="text", text="", small=[], links=[])
     sign, e = cell.kind == "difference", cell.entry
-    number = lambda v: _number(v * column.scale, column.digits, sign)
+    def number(v): return _number(v * column.scale, column.digits, sign)
     small = [f"[{number(cell.ci[0])}, {number(cell.ci[1])}]"] if cell.ci else []
     if e and (said := {k: e.protocol[k] for k in _varying(table, column) if k in e.protocol}):
         small.append(_said(said) + (", inferred" if e.evidence == "inferred" else ""))
     values = cell.values or [None] * len(cell.records)
-    links = [dict(report=_link(r.path/"report.html", base), text=r.run if v is None else f"{r.run}: {number(v)}") for r, v in zip(cell.records, values)]
-    return dict(kind=cell.kind, text=cell.text if cell.value is None else number(cell.value), small=small + [cell.small] * bool(cell.small), links=links,
-                marks=[chr(97 + notes.index(note)) for note in _notes_on(e)] if e else [])
+    links = [
+        dict(report=_link(r.path / "report.html", base), text=r.run if v is None else f"{r.run}: {number(v)}")
+        for r, v in zip(cell.records, values)
+    ]
+    return dict(
+        kind=cell.kind, text=cell.text if cell.value is None else number(cell.value),
+        small=small + [cell.small] * bool(cell.small), links=links,
+        marks=[chr(97 + notes.index(note)) for note in _notes_on(e)] if e else [],
+    )
 
 # %% ../../nbs/report/03_tables.ipynb #9d1269f5
 def _view(self: Table, base, id):
     notes, groups, protocols = _notes(self), [], {}
     for c in self.columns:
-        if groups and groups[-1][0] == c.group: groups[-1][1] += 1
-        else: groups.append([c.group, 1])
-        if self.protocols.get(c.key): protocols.setdefault(_said(self.protocols[c.key]), []).append(c.title)
-    rows = [dict(label=label, cells=[_view_cell(self, c, cells.get(c.key), notes, base) for c in self.columns],
-                 runs=[dict(run=r.run, report=_link(r.path/"report.html", base), record=_link(r.path/"record.json", base)) for r in _runs(cells.values())])
-            for label, cells in self.rows]
-    is_text = lambda c: all(r[c.key].kind == "text" for _, r in self.rows if c.key in r)
-    return dict(title=self.title, caption=self.caption, label=self.label, id=id, rows=rows, groups=groups if any(g for g, _ in groups) else [],
-                columns=[dict(name=c.name, unit=c.unit, is_text=is_text(c)) for c in self.columns],
-                protocols=[("; ".join(names), p) for p, names in protocols.items()],
-                notes=[dict(source=s, link=l, note=n, protocol=p, evidence=e, mark=chr(97 + i)) for i, (s, l, n, p, e) in enumerate(notes)])
+        if groups and groups[-1][0] == c.group:
+            groups[-1][1] += 1
+        else:
+            groups.append([c.group, 1])
+        if self.protocols.get(c.key):
+            protocols.setdefault(_said(self.protocols[c.key]), []).append(c.title)
+    rows = [
+        dict(
+            label=label, cells=[_view_cell(self, c, cells.get(c.key), notes, base) for c in self.columns],
+            runs=[
+                dict(run=r.run, report=_link(r.path / "report.html", base), record=_link(r.path / "record.json", base))
+                for r in _runs(cells.values())
+            ],
+        )
+        for label, cells in self.rows
+    ]
+    def is_text(c): return all(r[c.key].kind == "text" for _, r in self.rows if c.key in r)
+    return dict(
+        title=self.title, caption=self.caption, label=self.label, id=id, rows=rows,
+        groups=groups if any(g for g, _ in groups) else [],
+        columns=[dict(name=c.name, unit=c.unit, is_text=is_text(c)) for c in self.columns],
+        protocols=[("; ".join(names), p) for p, names in protocols.items()],
+        notes=[
+            dict(source=s, link=l, note=n, protocol=p, evidence=e, mark=chr(97 + i))
+            for i, (s, l, n, p, e) in enumerate(notes)
+        ],
+    )
 
 @patch
 def to_html(self: Table, base=None, id="") -> str:
@@ -287,34 +391,59 @@ def to_html(self: Table, base=None, id="") -> str:
 def _repr_html_(self: Table): return f"<style>{_css('table')}</style>\n{self.to_html()}"
 
 # %% ../../nbs/report/03_tables.ipynb #86d02138
-_TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≠": r"$\neq$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "–": "--",
-        "Δ": r"$\Delta$", "σ": r"$\sigma$", "µ": r"$\mu$", "²": r"$^2$"}
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "≠": r"$\neq$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "–": "--", "Δ": r"$\Delta$", "σ": r"$\sigma$",
+    "µ": r"$\mu$", "²": r"$^2$",
+}
 
 def _tex(text) -> str: # escaped, equations left alone
-    return "".join(part if i % 2 else "".join(_TEX.get(ch, ch) for ch in part) for i, part in enumerate(re.split(r"(\$[^$]+\$)", str(text))))
+    return "".join(
+        part if i % 2 else "".join(_TEX.get(ch, ch) for ch in part)
+        for i, part in enumerate(re.split(r"(\$[^$]+\$)", str(text)))
+    )
 
+# %% ../../nbs/report/03_tables.ipynb #4f4eba1f
 @patch
 def to_latex(self: Table, name="table") -> str:
     "The table as a LaTeX float; needs the `booktabs` package."
     view, lines, at = _view(self, self.base, name), [], 2
-    small = lambda c: "".join(rf" {{\scriptsize {_tex(s)}}}" for s in c["small"])
-    mark = lambda c: rf"\textsuperscript{{{','.join(c['marks'])}}}" if c.get("marks") else ""
-    about = lambda n: f"{_tex(n['source'])}; {_tex(n['protocol'])} ({n['evidence']}). " if n["source"] else ""
+    def small(c): return "".join(rf" {{\scriptsize {_tex(s)}}}" for s in c["small"])
+    def mark(c): return rf"\textsuperscript{{{','.join(c['marks'])}}}" if c.get("marks") else ""
+    def about(n): return f"{_tex(n['source'])}; {_tex(n['protocol'])} ({n['evidence']}). " if n["source"] else ""
     if view["groups"]:
         heads, rules = [], []
         for group, span in view["groups"]:
             heads.append(rf"\multicolumn{{{span}}}{{c}}{{{_tex(group)}}}")
-            if group: rules.append(rf"\cmidrule(lr){{{at}-{at+span-1}}}")
+            if group:
+                rules.append(rf"\cmidrule(lr){{{at}-{at+span-1}}}")
             at += span
         lines += [" & ".join(["", *heads]) + r" \\", " ".join(rules)]
-    lines += [" & ".join([_tex(self.label), *(_tex(c["name"]) + (f" ({_tex(c['unit'])})" if c["unit"] else "") for c in view["columns"])]) + r" \\", r"\midrule"]
+    lines += [
+        " & ".join(
+            [
+                _tex(self.label),
+                *(_tex(c["name"]) + (f" ({_tex(c['unit'])})" if c["unit"] else "") for c in view["columns"]),
+            ]
+        )
+        + r" \\", r"\midrule",
+    ]
     for row in view["rows"]:
-        lines += [" & ".join([_tex(row["label"]), *(_tex(c["text"]) + mark(c) + small(c) for c in row["cells"])]) + r" \\", *(f"% {r['run']}: {r['record']}" for r in row["runs"])]
+        lines += [
+            " & ".join([_tex(row["label"]), *(_tex(c["text"]) + mark(c) + small(c) for c in row["cells"])]) + r" \\",
+            *(f"% {r['run']}: {r['record']}" for r in row["runs"]),
+        ]
     notes = [rf"\textsuperscript{{{n['mark']}}} {about(n)}{_tex(n['note'])}\par" for n in view["notes"]]
     align = "l" + "".join("l" if c["is_text"] else "r" for c in view["columns"])
-    return "\n".join([r"% \usepackage{booktabs}", r"\begin{table}[htbp]", r"\centering\footnotesize", rf"\caption{{{_tex(self.caption)}}}", rf"\label{{tab:{name}}}",
-                      rf"\begin{{tabular}}{{{align}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", r"\par\medskip\raggedright", *notes, r"\end{table}", ""])
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}", r"\begin{table}[htbp]", r"\centering\footnotesize",
+            rf"\caption{{{_tex(self.caption)}}}", rf"\label{{tab:{name}}}", rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", r"\par\medskip\raggedright", *notes, r"\end{table}",
+            "",
+        ]
+    )
 
 # %% ../../nbs/report/03_tables.ipynb #a65edf02
 def save_table(
@@ -326,10 +455,16 @@ def save_table(
     table.base = Path(getattr(record, "path", record))
     folder = table.base/"tables"
     listed = dict(name=name, title=table.title, caption=table.caption)
-    texts = {"html": table.to_html(folder, _slug(name)).encode("ascii", "xmlcharrefreplace").decode(), "csv": table.to_dataframe().to_csv(index=False), "tex": table.to_latex(name)}
+    texts = {
+        "html": table.to_html(folder, _slug(name)).encode("ascii", "xmlcharrefreplace").decode(),
+        "csv": table.to_dataframe().to_csv(index=False), "tex": table.to_latex(name),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for kind, text in texts.items(): (folder/f"{name}.{kind}").write_text(text, encoding="utf-8")
-    except OSError as e: raise DataError(f"{folder}/{name}: the table could not be written, {e.strerror.lower()}") from e
-    if isinstance(record, RunRecord): record.tables = [x for x in record.tables if x["name"] != name] + [listed]
+        for kind, text in texts.items():
+            (folder/f"{name}.{kind}").write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise DataError(f"{folder}/{name}: the table could not be written, {e.strerror.lower()}") from e
+    if isinstance(record, RunRecord):
+        record.tables = [x for x in record.tables if x["name"] != name] + [listed]
     return listed

@@ -19,16 +19,23 @@ __all__ = []
 def _mathml(tex, display) -> str: # MathML, or the TeX itself where it cannot be converted
     from latex2mathml.converter import convert
     tex = html.unescape(tex).replace("{aligned}", "{split}")
-    try: return convert(tex, display=display).replace("<mi>&</mi>", "")
-    except Exception: return f"<code>{html.escape(tex)}</code>" # the parser raises many kinds; a formula must not stop a report
+    try:
+        return convert(tex, display=display).replace("<mi>&</mi>", "")
+    except Exception:
+        return f"<code>{html.escape(tex)}</code>" # the parser raises many kinds; a formula must not stop a report
 
-def _math(text): return re.sub(r"\$([^$]+)\$", lambda m: _mathml(m[1], "inline"), html.escape(text)) # HTML of words with equations
-def _plain(text): return text.replace("$", "").replace("\\", "") # words with equations, for places that know no equations
+# HTML of words with equations
+def _math(text): return re.sub(r"\$([^$]+)\$", lambda m: _mathml(m[1], "inline"), html.escape(text))
+# words with equations, for places that know no equations
+def _plain(text): return text.replace("$", "").replace("\\", "")
 
 def _templates(): return Path(thesis_lib.__file__).parents[1]/"templates"
 def _css(*names): return "".join((_templates()/f"{name}.css").read_text() for name in names)
 def _render(template, **view): # a template of this project, everything escaped
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(_templates()), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_templates()), autoescape=True, trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     env.filters.update(math=lambda text: Markup(_math(text)), plain=_plain)
     return env.get_template(template).render(**view)
 

@@ -21,4 +21,6 @@ _PUBLIC = dict( # module -> its public names
         "LandmarkWindows cut_windows body_centred"),
     videos="PICTURES COLOURS natural ImageFrames VideoFrames open_frames VideoClip draw_people frame_strip",
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

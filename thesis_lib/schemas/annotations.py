@@ -23,13 +23,22 @@ def load_json(
 ): # its content, never empty
     "Read a JSON file; `DataError` if it is missing, empty or cut short."
     path = Path(path)
-    try: text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
-    except (EOFError, zlib.error) as e: raise DataError(f"{path}: not a whole gzip file ({e}); an interrupted download?") from e
-    except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'}); expected a JSON file") from e
-    if not text.strip(): raise DataError(f"{path}: the file is empty; expected JSON")
-    try: content = json.loads(text)
-    except json.JSONDecodeError as e: raise DataError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); an interrupted download?") from e
-    if not content: raise DataError(f"{path}: the JSON holds nothing ({text.strip()[:10]})")
+    try:
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+    except (EOFError, zlib.error) as e:
+        raise DataError(f"{path}: not a whole gzip file ({e}); an interrupted download?") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(
+            f"{path}: cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'}); expected a JSON file"
+        ) from e
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty; expected JSON")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise DataError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); an interrupted download?") from e
+    if not content:
+        raise DataError(f"{path}: the JSON holds nothing ({text.strip()[:10]})")
     return content
 
 # %% ../../nbs/schemas/01_annotations.ipynb #96360f1d
@@ -39,11 +48,15 @@ _PERSON_FIELDS = ("id", "image_id", "category_id", "keypoints", "num_keypoints",
 def _check_fields(items, wanted, kind, source): # list of dicts with unique positive integer ids
     seen = set()
     for i, item in enumerate(items):
-        if not isinstance(item, dict): raise DataError(f"{source}: {kind} number {i} is {item!r}; expected an object")
+        if not isinstance(item, dict):
+            raise DataError(f"{source}: {kind} number {i} is {item!r}; expected an object")
         name = f"{kind} {item['id']}" if "id" in item else f"{kind} number {i}"
-        if (missing := [f for f in wanted if f not in item]): raise DataError(f'{source}: {name} has no "{missing[0]}"; expected the fields {", ".join(wanted)}')
-        if not isinstance(item["id"], int) or item["id"] < 1: raise DataError(f'{source}: {kind} number {i}: "id" is {item["id"]!r}; expected a positive integer')
-        if item["id"] in seen: raise DataError(f'{source}: {name}: "id" is used twice; expected unique ids')
+        if (missing := [f for f in wanted if f not in item]):
+            raise DataError(f'{source}: {name} has no "{missing[0]}"; expected the fields {", ".join(wanted)}')
+        if not isinstance(item["id"], int) or item["id"] < 1:
+            raise DataError(f'{source}: {kind} number {i}: "id" is {item["id"]!r}; expected a positive integer')
+        if item["id"] in seen:
+            raise DataError(f'{source}: {name}: "id" is used twice; expected unique ids')
         seen.add(item["id"])
     return seen
 
@@ -51,12 +64,20 @@ def _numbers(items, key, size, kind, source, expected): # (n size) finite float6
     for item in items:
         if not isinstance(item[key], (list, tuple)) or len(item[key]) != size:
             got = f"{len(item[key])} numbers" if isinstance(item[key], (list, tuple)) else repr(item[key])
-            raise DataError(f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}" holds {got}; expected {expected}')
-    try: values = np.array([item[key] for item in items], dtype=float).reshape(-1, size)
-    except (TypeError, ValueError) as e: raise DataError(f'{source}: a {kind} has a "{key}" that holds something else than numbers ({e}); expected {expected}') from e
+            raise DataError(
+                f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}" holds {got}; expected {expected}'
+            )
+    try:
+        values = np.array([item[key] for item in items], dtype=float).reshape(-1, size)
+    except (TypeError, ValueError) as e:
+        raise DataError(
+            f'{source}: a {kind} has a "{key}" that holds something else than numbers ({e}); expected {expected}'
+        ) from e
     if (bad := np.flatnonzero(~np.isfinite(values).all(1))).size:
         item = items[bad[0]]
-        raise DataError(f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}" is {item[key]}; expected {expected}, all finite')
+        raise DataError(
+            f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}" is {item[key]}; expected {expected}, all finite'
+        )
     return values
 
 # %% ../../nbs/schemas/01_annotations.ipynb #7b9fdfc9
@@ -64,25 +85,37 @@ def _check_images(images, source): # images: id, file_name inside the folder, si
     ids = _check_fields(images, _IMAGE_FIELDS, "image", source)
     for image in images:
         if not all(isinstance(image[f], int) and image[f] > 0 for f in ("width", "height")):
-            raise DataError(f'{source}: image {image["id"]}: size is {image["width"]!r} x {image["height"]!r}; expected positive integers')
+            raise DataError(
+                f'{source}: image {image["id"]}: size is {image["width"]!r} x {image["height"]!r}; expected positive integers'
+            )
         path = PurePosixPath(str(image["file_name"]).replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise DataError(f'{source}: image {image["id"]}: "file_name" is {image["file_name"]!r}; expected a file inside the image folder')
+            raise DataError(
+                f'{source}: image {image["id"]}: "file_name" is {image["file_name"]!r}; expected a file inside the image folder'
+            )
     return ids
 
 def _check_people(people, skeleton, source): # annotations: keypoints, boxes, areas
     expected = f"{3*skeleton.k} numbers (x, y, visibility of the {skeleton.k} joints of {skeleton.name})"
     visible = _numbers(people, "keypoints", 3*skeleton.k, "annotation", source, expected)[:, 2::3]
     box = _numbers(people, "bbox", 4, "annotation", source, "x, y, width, height")
-    area = _numbers([{**a, "area": [a["area"]]} for a in people], "area", 1, "annotation", source, "a number of square pixels")[:, 0]
+    area = _numbers(
+        [{**a, "area": [a["area"]]} for a in people], "area", 1, "annotation", source, "a number of square pixels"
+    )[:, 0]
     count = (visible > 0).sum(1)
     for bad, key, says in (
         (~np.isin(visible, (0, 1, 2)).all(1), "keypoints", "visibilities 0 (not labelled), 1 (hidden) or 2 (visible)"),
-        ([a["num_keypoints"] != n for a, n in zip(people, count)], "num_keypoints", "the number of joints with visibility above 0"),
+        (
+            [a["num_keypoints"] != n for a, n in zip(people, count)], "num_keypoints",
+            "the number of joints with visibility above 0",
+        ),
         ((count > 0) & (box[:, 2:] <= 0).any(1), "bbox", "a box with width and height above 0"),
         ((count > 0) & (area <= 0), "area", "an area above 0"),
     ):
-        if (i := np.flatnonzero(bad)).size: raise DataError(f'{source}: annotation {people[i[0]]["id"]}: "{key}" is {people[i[0]][key]}; expected {says}')
+        if (i := np.flatnonzero(bad)).size:
+            raise DataError(
+                f'{source}: annotation {people[i[0]]["id"]}: "{key}" is {people[i[0]][key]}; expected {says}'
+            )
 
 # %% ../../nbs/schemas/01_annotations.ipynb #11b27f7e
 def check_coco(
@@ -91,20 +124,28 @@ def check_coco(
     source="annotations" # name for messages, usually the path
 ) -> dict: # `coco`, unchanged
     "Every rule a COCO keypoint file must obey; `DataError` names file, annotation, field and what was expected."
-    if not isinstance(coco, dict): raise DataError(f"{source}: holds a {type(coco).__name__}; expected an object with images, annotations and categories")
+    if not isinstance(coco, dict):
+        raise DataError(
+            f"{source}: holds a {type(coco).__name__}; expected an object with images, annotations and categories"
+        )
     for key in ("images", "annotations", "categories"):
-        if not isinstance(coco.get(key), list) or not coco[key]: raise DataError(f'{source}: "{key}" is missing or empty; expected a list of {key}')
+        if not isinstance(coco.get(key), list) or not coco[key]:
+            raise DataError(f'{source}: "{key}" is missing or empty; expected a list of {key}')
     images, people = coco["images"], coco["annotations"]
     image_ids = _check_images(images, source)
     _check_fields(people, _PERSON_FIELDS, "annotation", source)
     _check_fields(coco["categories"], ("id", "name"), "category", source)
     for category in coco["categories"]:
         if "keypoints" in category and tuple(category["keypoints"]) != tuple(skeleton.joints):
-            raise DataError(f'{source}: category {category["name"]!r} lists the joints {", ".join(category["keypoints"])}; '
-                            f'expected those of {skeleton.name}: {", ".join(skeleton.joints)}')
+            raise DataError(
+                f'{source}: category {category["name"]!r} lists the joints {", ".join(category["keypoints"])}; '
+                f'expected those of {skeleton.name}: {", ".join(skeleton.joints)}'
+            )
     for key, known in (("image_id", image_ids), ("category_id", {c["id"] for c in coco["categories"]})):
         if (bad := [a for a in people if a[key] not in known]):
-            raise DataError(f'{source}: annotation {bad[0]["id"]}: "{key}" {bad[0][key]} is not among the {"images" if key == "image_id" else "categories"} of the file')
+            raise DataError(
+                f'{source}: annotation {bad[0]["id"]}: "{key}" {bad[0][key]} is not among the {"images" if key == "image_id" else "categories"} of the file'
+            )
     _check_people(people, skeleton, source)
     return coco
 
@@ -114,10 +155,13 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485 # width x height above which a
 def _to_rgb(image, data, path): # PIL image, opened from the bytes `data` -> (h w 3) uint8
     if image.format == "JPEG" and image.mode == "RGB" and data.endswith(b"\xff\xd9"):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is not None: return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if not image.mode.startswith(("I", "F")): return np.asarray(image.convert("RGB"))
+        if pixels is not None:
+            return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if not image.mode.startswith(("I", "F")):
+        return np.asarray(image.convert("RGB"))
     grey = np.asarray(image)
-    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535: raise DataError(f"{path}: its pixels are of kind {image.mode}; expected 8 or 16 bits")
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise DataError(f"{path}: its pixels are of kind {image.mode}; expected 8 or 16 bits")
     return np.repeat((grey.astype(np.int32) // 257).astype(np.uint8)[..., None], 3, -1)
 
 def read_image(
@@ -129,15 +173,23 @@ def read_image(
     try:
         data = path.read_bytes()
         image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS: raise Image.DecompressionBombError
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         pixels = _to_rgb(image, data, path)
-    except DataError: raise
-    except FileNotFoundError as e: raise DataError(f"{path}: the image file is missing") from e
-    except Image.UnidentifiedImageError as e: raise DataError(f"{path}: not an image in a format that can be read") from e
-    except Image.DecompressionBombError as e: raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
-    except Exception as e: raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
+    except DataError:
+        raise
+    except FileNotFoundError as e:
+        raise DataError(f"{path}: the image file is missing") from e
+    except Image.UnidentifiedImageError as e:
+        raise DataError(f"{path}: not an image in a format that can be read") from e
+    except Image.DecompressionBombError as e:
+        raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
+    except Exception as e:
+        raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
     if size is not None and tuple(size) != pixels.shape[1::-1]:
-        raise DataError(f"{path}: the image is {pixels.shape[1]} x {pixels.shape[0]} pixels; its annotation says {size[0]} x {size[1]}")
+        raise DataError(
+            f"{path}: the image is {pixels.shape[1]} x {pixels.shape[0]} pixels; its annotation says {size[0]} x {size[1]}"
+        )
     return pixels
 
 # %% ../../nbs/schemas/01_annotations.ipynb #4bebfd6c
@@ -150,12 +202,16 @@ class PoseSet:
     image_dir: Path          # folder that `file_name` is relative to
     skeleton: Skeleton = COCO17
     fingerprint: str = ""    # filled in: hash of the annotation content
-    detections: dict = field(default_factory=dict) # protocol name -> [{image_id, category_id, bbox, score}], boxes other than "gt"
+    # protocol name -> [{image_id, category_id, bbox, score}], boxes other than "gt"
+    detections: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)      # what a reader of a number measured here must know
 
     def __post_init__(self):
         self.image_dir = Path(self.image_dir)
-        keep = [[[item.get(f) for f in fields] for item in self.coco[kind]] for kind, fields in (("images", _IMAGE_FIELDS), ("annotations", _PERSON_FIELDS))]
+        keep = [
+            [[item.get(f) for f in fields] for item in self.coco[kind]]
+            for kind, fields in (("images", _IMAGE_FIELDS), ("annotations", _PERSON_FIELDS))
+        ]
         self.fingerprint = content_hash(self.skeleton.name, *keep)
 
     def __len__(self): return len(self.coco["images"])
@@ -172,9 +228,16 @@ def subset_images(
 ) -> PoseSet: # same order, detections and notes carried along, its own fingerprint
     "The same data set on some of its images; `DataError` for an image it does not have."
     keep = set(image_ids)
-    if (unknown := keep - {i["id"] for i in pose_set.coco["images"]}): raise DataError(f"{pose_set.name}/{pose_set.split}: has no image {min(unknown)}")
-    coco = {**pose_set.coco, "images": [i for i in pose_set.coco["images"] if i["id"] in keep], "annotations": [a for a in pose_set.coco["annotations"] if a["image_id"] in keep]}
-    return replace(pose_set, coco=coco, detections={name: [d for d in found if d["image_id"] in keep] for name, found in pose_set.detections.items()})
+    if (unknown := keep - {i["id"] for i in pose_set.coco["images"]}):
+        raise DataError(f"{pose_set.name}/{pose_set.split}: has no image {min(unknown)}")
+    coco = {
+        **pose_set.coco, "images": [i for i in pose_set.coco["images"] if i["id"] in keep],
+        "annotations": [a for a in pose_set.coco["annotations"] if a["image_id"] in keep],
+    }
+    return replace(
+        pose_set, coco=coco,
+        detections={name: [d for d in found if d["image_id"] in keep] for name, found in pose_set.detections.items()},
+    )
 
 # %% ../../nbs/schemas/01_annotations.ipynb #2fc32061
 def merge_pose_sets(
@@ -182,7 +245,9 @@ def merge_pose_sets(
 ) -> PoseSet: # all images, no detections
     "Several data sets as one, with new ids; `DataError` if their skeletons or splits differ."
     if len({(s.skeleton.name, s.split) for s in pose_sets}) != 1:
-        raise DataError(f"merge: expected one skeleton and split, got {', '.join(f'{s.name} ({s.skeleton.name}, {s.split})' for s in pose_sets)}")
+        raise DataError(
+            f"merge: expected one skeleton and split, got {', '.join(f'{s.name} ({s.skeleton.name}, {s.split})' for s in pose_sets)}"
+        )
     folder, images, people = Path(os.path.commonpath([s.image_dir for s in pose_sets])), [], []
     for s in pose_sets:
         new = {i["id"]: len(images) + n for n, i in enumerate(s.coco["images"], 1)}
@@ -190,7 +255,10 @@ def merge_pose_sets(
         people += [{**a, "image_id": new[a["image_id"]]} for a in s.coco["annotations"]]
     people = [{**a, "id": n, "category_id": 1} for n, a in enumerate(people, 1)]
     coco = dict(images=images, annotations=people, categories=[{**pose_sets[-1].coco["categories"][0], "id": 1}])
-    return PoseSet("+".join(s.name for s in pose_sets), pose_sets[0].split, coco, folder, pose_sets[0].skeleton, notes=[n for s in pose_sets for n in s.notes])
+    return PoseSet(
+        "+".join(s.name for s in pose_sets), pose_sets[0].split, coco, folder, pose_sets[0].skeleton,
+        notes=[n for s in pose_sets for n in s.notes],
+    )
 
 # %% ../../nbs/schemas/01_annotations.ipynb #88bc2e15
 def check_files(
@@ -199,7 +267,9 @@ def check_files(
     "Is every image there? `DataError` names the first that is not, and how many."
     missing = [i for i in pose_set.coco["images"] if not pose_set.path(i).is_file()]
     if missing:
-        raise DataError(f"{pose_set.path(missing[0])}: the image file is missing, with {len(missing) - 1} more of the {len(pose_set)} images of {pose_set.name}/{pose_set.split}")
+        raise DataError(
+            f"{pose_set.path(missing[0])}: the image file is missing, with {len(missing) - 1} more of the {len(pose_set)} images of {pose_set.name}/{pose_set.split}"
+        )
     return pose_set
 
 # %% ../../nbs/schemas/01_annotations.ipynb #64ccad53
@@ -209,19 +279,30 @@ def check_detections(
     source="detections" # name for messages
 ) -> list: # `detections`, unchanged
     "Rules for a detector's boxes; `DataError` names the entry and the field."
-    if not isinstance(detections, list) or not detections: raise DataError(f"{source}: expected a list of detections, found none")
+    if not isinstance(detections, list) or not detections:
+        raise DataError(f"{source}: expected a list of detections, found none")
     known = {i["id"] for i in pose_set.coco["images"]}
     for i, d in enumerate(detections):
-        if not isinstance(d, dict) or (missing := [f for f in ("image_id", "category_id", "bbox", "score") if f not in d]):
-            raise DataError(f'{source}: detection number {i} has no "{missing[0] if isinstance(d, dict) else "image_id"}"; expected image_id, category_id, bbox, score')
-        if d["image_id"] not in known: raise DataError(f'{source}: detection number {i}: "image_id" {d["image_id"]} is not an image of {pose_set.name}/{pose_set.split}')
+        if not isinstance(d, dict) or (
+            missing := [f for f in ("image_id", "category_id", "bbox", "score") if f not in d]
+        ):
+            raise DataError(
+                f'{source}: detection number {i} has no "{missing[0] if isinstance(d, dict) else "image_id"}"; expected image_id, category_id, bbox, score'
+            )
+        if d["image_id"] not in known:
+            raise DataError(
+                f'{source}: detection number {i}: "image_id" {d["image_id"]} is not an image of {pose_set.name}/{pose_set.split}'
+            )
     numbered = [{"id": i, "bbox": d["bbox"], "score": [d["score"]]} for i, d in enumerate(detections)]
     box = _numbers(numbered, "bbox", 4, "detection number", source, "x, y, width, height")
     _numbers(numbered, "score", 1, "detection number", source, "a number")
     if (i := np.flatnonzero((box[:, 2:] <= 0).any(1))).size:
-        raise DataError(f'{source}: detection number {i[0]}: "bbox" is {detections[i[0]]["bbox"]}; expected width and height above 0')
+        raise DataError(
+            f'{source}: detection number {i[0]}: "bbox" is {detections[i[0]]["bbox"]}; expected width and height above 0'
+        )
     return detections
 
+# %% ../../nbs/schemas/01_annotations.ipynb #beeb24ee
 def person_boxes(
     pose_set: PoseSet, # data set
     boxes="gt"         # "gt" or a name in `pose_set.detections`
@@ -230,8 +311,14 @@ def person_boxes(
     if boxes == "gt":
         people = [a for a in pose_set.coco["annotations"] if a["num_keypoints"] > 0 and not a["iscrowd"]]
         return [dict(image_id=a["image_id"], bbox=a["bbox"], score=1., ann_id=a["id"]) for a in people]
-    if boxes not in pose_set.detections: raise DataError(f"{pose_set.name}/{pose_set.split}: no boxes named {boxes!r}; there are {', '.join(['gt', *pose_set.detections])}")
-    return [dict(image_id=d["image_id"], bbox=d["bbox"], score=float(d["score"]), ann_id=None) for d in pose_set.detections[boxes]]
+    if boxes not in pose_set.detections:
+        raise DataError(
+            f"{pose_set.name}/{pose_set.split}: no boxes named {boxes!r}; there are {', '.join(['gt', *pose_set.detections])}"
+        )
+    return [
+        dict(image_id=d["image_id"], bbox=d["bbox"], score=float(d["score"]), ann_id=None)
+        for d in pose_set.detections[boxes]
+    ]
 
 # %% ../../nbs/schemas/01_annotations.ipynb #765a1143
 def _iou(a, b): # (4,) (4,) corners x1 y1 x2 y2
@@ -250,15 +337,20 @@ def _detect(image, people, rng, jitter, miss, false_positives): # -> [(corners, 
     size, found = (image["width"], image["height"]), []
     for person in people:
         x, y, w, h = person["bbox"]
-        hard, lost, noise, error = _hardness(person), rng.random(), rng.normal(0, .05), rng.normal(0, jitter, 4) * (w, h, w, h)
-        if w <= 0 or h <= 0 or lost < 2*miss*hard: continue
+        hard, lost, noise, error = (
+            _hardness(person), rng.random(), rng.normal(0, 0.05), rng.normal(0, jitter, 4) * (w, h, w, h),
+        )
+        if w <= 0 or h <= 0 or lost < 2*miss*hard:
+            continue
         box = _clip_box(np.array([x, y, x + w, y + h]) + error, size)
         found.append((box, np.clip(_iou(box, np.array([x, y, x + w, y + h])) * (1 - .2*hard) + noise, .05, 1)))
     for _ in range(rng.poisson(false_positives)):
         corner, extent, score = rng.random(2) * size, rng.uniform(.05, .5, 2) * size, rng.beta(2, 6)
         if people and rng.random() < .5:
             x, y, w, h = people[rng.integers(len(people))]["bbox"]
-            corner, extent = np.array([x, y]) + rng.normal(0, .2, 2) * (w, h), np.array([w, h]) * rng.uniform(.6, 1.5, 2)
+            corner, extent = (
+                np.array([x, y]) + rng.normal(0, 0.2, 2) * (w, h), np.array([w, h]) * rng.uniform(0.6, 1.5, 2),
+            )
         found.append((_clip_box(np.concatenate([corner, corner + extent]), size), np.clip(score, .01, 1)))
     return found
 
@@ -274,10 +366,13 @@ def simulated_detector(
     "A declared stand-in for a person detector: jitters, misses and invents boxes from the annotations; a pure function of `seed` and image id."
     people = {i["id"]: [] for i in pose_set.coco["images"]}
     for a in pose_set.coco["annotations"]:
-        if not a["iscrowd"]: people[a["image_id"]].append(a)
+        if not a["iscrowd"]:
+            people[a["image_id"]].append(a)
     category, detections = pose_set.coco["categories"][0]["id"], []
     for image in pose_set.coco["images"]:
-        for box, score in _detect(image, people[image["id"]], np.random.default_rng([seed, image["id"]]), jitter, miss, false_positives):
+        for box, score in _detect(
+            image, people[image["id"]], np.random.default_rng([seed, image["id"]]), jitter, miss, false_positives
+        ):
             bbox = [round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))]
             detections.append(dict(image_id=image["id"], category_id=category, bbox=bbox, score=round(float(score), 4)))
     return detections
@@ -292,9 +387,13 @@ def box_ap(
     from pycocotools.cocoeval import COCOeval
     person_boxes(pose_set, boxes) # the name is known
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(); truth.dataset = {**pose_set.coco, "info": {}}; truth.createIndex()
+        truth = COCO()
+        truth.dataset = {**pose_set.coco, "info": {}}
+        truth.createIndex()
         found = COCOeval(truth, truth.loadRes([{**d} for d in pose_set.detections[boxes]]), "bbox")
-        found.evaluate(); found.accumulate(); found.summarize()
+        found.evaluate()
+        found.accumulate()
+        found.summarize()
     return float(found.stats[0])
 
 # %% ../../nbs/schemas/01_annotations.ipynb #ce608e30
@@ -306,14 +405,23 @@ def pose_factors(
     "Signed width of the shoulders, degrees of lean to the picture's right, wrists above shoulders, ankles apart, share of visible joints; `DataError` if joints are missing."
     keypoints, visible = np.asarray(keypoints, float), np.asarray(visible)
     if keypoints.ndim != 3 or keypoints.shape[1:] != (skeleton.k, 2) or visible.shape != keypoints.shape[:2]:
-        raise DataError(f"keypoints {keypoints.shape} with visible {visible.shape}: expected (n {skeleton.k} 2) and (n {skeleton.k}), the joints of {skeleton.name}")
+        raise DataError(
+            f"keypoints {keypoints.shape} with visible {visible.shape}: expected (n {skeleton.k} 2) and (n {skeleton.k}), the joints of {skeleton.name}"
+        )
     points = np.where(visible[..., None] > 0, keypoints, np.nan)
     def both(part): return (points[:, skeleton.index(f"{side}_{part}")] for side in ("left", "right")) # (n 2), (n 2)
     (sl, sr), (hl, hr), (wl, wr), (al, ar) = map(both, ("shoulder", "hip", "wrist", "ankle"))
     up = (sl + sr)/2 - (hl + hr)/2
     up[(up == 0).all(1)] = np.nan
-    found = dict(orientation=(sl - sr)[:, 0], raise_left=(sl - wl)[:, 1], raise_right=(sr - wr)[:, 1], spread=np.linalg.norm(al - ar, axis=1))
-    return pd.DataFrame(found).div(np.linalg.norm(up, axis=1), axis=0).assign(lean=np.degrees(np.arctan2(up[:, 0], -up[:, 1])), visible=(visible == 2).mean(1))
+    found = dict(
+        orientation=(sl - sr)[:, 0], raise_left=(sl - wl)[:, 1], raise_right=(sr - wr)[:, 1],
+        spread=np.linalg.norm(al - ar, axis=1),
+    )
+    return (
+        pd.DataFrame(found)
+        .div(np.linalg.norm(up, axis=1), axis=0)
+        .assign(lean=np.degrees(np.arctan2(up[:, 0], -up[:, 1])), visible=(visible == 2).mean(1))
+    )
 
 # %% ../../nbs/schemas/01_annotations.ipynb #16c4d526
 def person_factors(
@@ -326,4 +434,6 @@ def person_factors(
     grey = [store.images[int(i)][:, *cut].float().mean(0)/255 for i in rows]
     wide, high = np.log(store.bbox[rows, 2:]).T
     return pose_factors(store.keypoints[rows], store.visible[rows], store.skeleton).assign(
-        scale=high, shape=wide - high, brightness=[float(g.mean()) for g in grey], contrast=[float(g.std()) for g in grey])
+        scale=high, shape=wide - high, brightness=[float(g.mean()) for g in grey],
+        contrast=[float(g.std()) for g in grey],
+    )

@@ -20,22 +20,34 @@ __all__ = ['AXES', 'HEADER', 'Recording', 'format_row', 'write_recording', 'read
 AXES = ("x", "y", "z", "visibility")
 
 def _problem(landmarks, frame): # -> (row, what is wrong); None if nothing is
-    for bad, expected in ((~np.isfinite(landmarks), "a finite number"), (abs(landmarks) > 100, "shares of the image, not pixels")):
-        if bad.any(): return _field(landmarks, bad, expected)
+    for bad, expected in (
+        (~np.isfinite(landmarks), "a finite number"), (abs(landmarks) > 100, "shares of the image, not pixels"),
+    ):
+        if bad.any():
+            return _field(landmarks, bad, expected)
     bad = (landmarks < -1e-6) | (landmarks > 1 + 1e-6)
     bad[..., :3] = False
-    if bad.any(): return _field(landmarks, bad, "0 to 1")
-    if (falls := np.flatnonzero(np.diff(frame) <= 0)).size: return int(falls[0]) + 1, f"frame {frame[falls[0] + 1]} follows frame {frame[falls[0]]}; expected an index that increases"
+    if bad.any():
+        return _field(landmarks, bad, "0 to 1")
+    if (falls := np.flatnonzero(np.diff(frame) <= 0)).size:
+        return int(
+            falls[0]
+        ) + 1, f"frame {frame[falls[0] + 1]} follows frame {frame[falls[0]]}; expected an index that increases"
 
 def _field(landmarks, bad, expected): # the first bad number
     row, joint, axis = np.argwhere(bad)[0].tolist()
-    return row, f"column {4*joint + axis} ({BLAZEPOSE33.joints[joint]} {AXES[axis]}) is {landmarks[row, joint, axis]:g}; expected {expected}"
+    return (
+        row,
+        f"column {4 * joint + axis} ({BLAZEPOSE33.joints[joint]} {AXES[axis]}) is {landmarks[row, joint, axis]:g}; expected {expected}",
+    )
 
+# %% ../../nbs/schemas/04_landmarks.ipynb #8707ab89
 @dataclass(frozen=True, eq=False)
 class Recording:
     "Landmarks of one person doing one action, checked; `DataError` names the recording, the row and the column."
     landmarks: np.ndarray # (t 33 4) float32: x, y, z, visibility
-    frame: np.ndarray     # (t,) int64, number of each frame, increasing; a number that is missing is a frame without a person
+    # (t,) int64, number of each frame, increasing; a number that is missing is a frame without a person
+    frame: np.ndarray
     action: str
     person: str = ""
     take: str = ""
@@ -43,14 +55,19 @@ class Recording:
     path: str = ""        # of the file, if it came from one
 
     def __post_init__(self):
-        for name, dtype in (("landmarks", np.float32), ("frame", np.int64)): object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype))
+        for name, dtype in (("landmarks", np.float32), ("frame", np.int64)):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype))
         if self.landmarks.shape[1:] != (33, 4) or self.frame.shape != self.landmarks.shape[:1] or not len(self.frame):
-            raise DataError(f"{self.key}: landmarks {self.landmarks.shape} with frame numbers {self.frame.shape}; expected (t, 33, 4) and (t,), at least one frame")
-        if (found := _problem(self.landmarks, self.frame)): raise DataError(f"{self.key}, row {found[0]}: {found[1]}")
+            raise DataError(
+                f"{self.key}: landmarks {self.landmarks.shape} with frame numbers {self.frame.shape}; expected (t, 33, 4) and (t,), at least one frame"
+            )
+        if (found := _problem(self.landmarks, self.frame)):
+            raise DataError(f"{self.key}, row {found[0]}: {found[1]}")
 
     def __len__(self): return len(self.frame)
     @property
-    def key(self): return self.path or "/".join(filter(None, (self.person, self.action, self.take))) # its name in messages
+    # its name in messages
+    def key(self): return self.path or "/".join(filter(None, (self.person, self.action, self.take)))
     @property
     def gaps(self): return int(self.frame[-1] - self.frame[0]) + 1 - len(self) # frames without a person
 
@@ -73,17 +90,24 @@ def write_recording(
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #9482aa14
 def _lines(path): # of a text file, without their ends and the empty ones at the end
-    try: raw = Path(path).read_bytes()
-    except OSError as e: raise DataError(f"{path}: cannot be read ({(e.strerror or str(e)).lower()})") from e
-    try: text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e: raise DataError(f"{path}: byte {e.start} is not text; expected a text file with rows of 33 landmarks") from e
-    if "\0" in text: raise DataError(f"{path}: byte {raw.index(0)} is not text; expected a text file with rows of 33 landmarks")
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({(e.strerror or str(e)).lower()})") from e
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: byte {e.start} is not text; expected a text file with rows of 33 landmarks") from e
+    if "\0" in text:
+        raise DataError(f"{path}: byte {raw.index(0)} is not text; expected a text file with rows of 33 landmarks")
     lines = text.rstrip().splitlines()
-    if not lines: raise DataError(f"{path}: is empty; expected the header ,0,1,...,131 and a row for each frame")
+    if not lines:
+        raise DataError(f"{path}: is empty; expected the header ,0,1,...,131 and a row for each frame")
     return lines
 
 def _check_header(path, line):
-    if line.replace(" ", "").strip('"') == HEADER: return
+    if line.replace(" ", "").strip('"') == HEADER:
+        return
     columns = line.count(",") + 1
     said = f"{columns} columns" if columns != 133 else f"the columns {line[:40]!r}..."
     raise DataError(f"{path}, line 1: the header has {said}; expected 133: an empty one for the index and 0 to 131")
@@ -91,10 +115,15 @@ def _check_header(path, line):
 def _locate(path, lines): # the line and the field at which a number cannot be read
     for number, line in enumerate(lines[1:], 2):
         fields = line.split(",")
-        if len(fields) != 133: raise DataError(f"{path}, line {number}: has {len(fields)} columns; expected 133, the index and 33 x (x, y, z, visibility)")
+        if len(fields) != 133:
+            raise DataError(
+                f"{path}, line {number}: has {len(fields)} columns; expected 133, the index and 33 x (x, y, z, visibility)"
+            )
         for column, text in enumerate(fields, -1):
-            try: np.loadtxt([f"{text},0"], delimiter=",", comments=None)
-            except ValueError as e: raise DataError(f"{path}, line {number}: {_column(column)} is {text[:40]!r}; expected a number") from e
+            try:
+                np.loadtxt([f"{text},0"], delimiter=",", comments=None)
+            except ValueError as e:
+                raise DataError(f"{path}, line {number}: {_column(column)} is {text[:40]!r}; expected a number") from e
 
 def _column(j): return "the index" if j < 0 else f"column {j} ({BLAZEPOSE33.joints[j//4]} {AXES[j%4]})"
 
@@ -108,16 +137,22 @@ def read_recording(
     "Read the text format; `DataError` names the file, the line and the column of what is wrong."
     lines = _lines(path)
     _check_header(path, lines[0])
-    if len(lines) == 1: raise DataError(f"{path}: has a header and no row; expected a row for each frame in which a person was found")
-    try: values = np.loadtxt(lines[1:], delimiter=",", ndmin=2, comments=None)
-    except ValueError: values = np.empty((0, 0))
+    if len(lines) == 1:
+        raise DataError(f"{path}: has a header and no row; expected a row for each frame in which a person was found")
+    try:
+        values = np.loadtxt(lines[1:], delimiter=",", ndmin=2, comments=None)
+    except ValueError:
+        values = np.empty((0, 0))
     if values.shape != (len(lines) - 1, 133):
         _locate(path, lines)
         raise DataError(f"{path}: the rows cannot be read; expected 133 numbers in each")
-    with np.errstate(over="ignore"): index, landmarks = values[:, 0], values[:, 1:].astype(np.float32).reshape(-1, 33, 4)
-    if (odd := np.flatnonzero(~((index == np.round(index)) & (abs(index) < 2**53)))).size: raise DataError(f"{path}, line {odd[0] + 2}: the index is {index[odd[0]]:g}; expected a whole number")
+    with np.errstate(over="ignore"):
+        index, landmarks = values[:, 0], values[:, 1:].astype(np.float32).reshape(-1, 33, 4)
+    if (odd := np.flatnonzero(~((index == np.round(index)) & (abs(index) < 2**53)))).size:
+        raise DataError(f"{path}, line {odd[0] + 2}: the index is {index[odd[0]]:g}; expected a whole number")
     frame = index.astype(np.int64)
-    if (found := _problem(landmarks, frame)): raise DataError(f"{path}, line {found[0] + 2}: {found[1]}")
+    if (found := _problem(landmarks, frame)):
+        raise DataError(f"{path}, line {found[0] + 2}: {found[1]}")
     return Recording(landmarks, frame, Path(path).stem if action is None else action, person, take, fps, str(path))
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #cdd50bd7
@@ -128,17 +163,28 @@ def read_folder(
 ) -> list: # of `Recording`, by name
     "All recordings `*.txt` of a folder; `DataError` if there is none or one does not fit."
     folder = Path(folder)
-    if not folder.is_dir(): raise DataError(f"{folder}: no such folder; expected one with a text file of landmarks for each action")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with a text file of landmarks for each action")
     paths = sorted(p for p in folder.glob("*.txt") if not p.name.startswith("."))
-    if not paths: raise DataError(f"{folder}: holds no recording; expected a file <action>.txt for each action")
+    if not paths:
+        raise DataError(f"{folder}: holds no recording; expected a file <action>.txt for each action")
     columns = {p: _lines(p)[0].count(",") + 1 for p in paths}
     other = next((p for p in paths if columns[p] != columns[paths[0]]), None)
-    if other: raise DataError(f"{other}, line 1: has {columns[other]} columns where {paths[0].name} has {columns[paths[0]]}; expected 133 in all recordings of a folder")
+    if other:
+        raise DataError(
+            f"{other}, line 1: has {columns[other]} columns where {paths[0].name} has {columns[paths[0]]}; expected 133 in all recordings of a folder"
+        )
     return [read_recording(p, person=folder.name if person is None else person, take=take, fps=fps) for p in paths]
 
 def fingerprint(recordings) -> str: # 16 hexadecimal digits
     "Hash of recordings: their names, frames and landmarks."
-    return content_hash(*(part for r in recordings for part in ([r.action, r.person, r.take, r.fps], r.frame.tobytes(), r.landmarks.tobytes())))
+    return content_hash(
+        *(
+            part
+            for r in recordings
+            for part in ([r.action, r.person, r.take, r.fps], r.frame.tobytes(), r.landmarks.tobytes())
+        )
+    )
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #a542ff5d
 @dataclass(frozen=True, eq=False)
@@ -162,23 +208,31 @@ def cut_windows(
     classes=None   # names in the order of the classes; None: the actions, sorted
 ) -> LandmarkWindows:
     "Cut recordings into windows; `DataError` names a recording that no window fits into, or whose action is not among `classes`."
-    if frames < 1 or stride < 1: raise DataError(f"frames {frames}, stride {stride}: expected 1 or more")
-    if not recordings: raise DataError("recordings: the list is empty; expected at least one")
+    if frames < 1 or stride < 1:
+        raise DataError(f"frames {frames}, stride {stride}: expected 1 or more")
+    if not recordings:
+        raise DataError("recordings: the list is empty; expected at least one")
     classes = tuple(sorted({r.action for r in recordings}) if classes is None else classes)
     rows = [_starts(r, frames, stride) for r in recordings]
     for r in recordings:
-        if r.action not in classes: raise DataError(f"{r.key}: its action {r.action!r} is none of {', '.join(classes)}")
+        if r.action not in classes:
+            raise DataError(f"{r.key}: its action {r.action!r} is none of {', '.join(classes)}")
     n = np.repeat(np.arange(len(rows)), [len(s) for s in rows])
     x = np.concatenate([r.landmarks.reshape(-1, 132)[s[:, None] + np.arange(frames)] for r, s in zip(recordings, rows)])
-    return LandmarkWindows(x, np.array([classes.index(r.action) for r in recordings])[n], classes, n, np.concatenate([r.frame[s] for r, s in zip(recordings, rows)]),
-                   np.array([r.person for r in recordings])[n], tuple(r.key for r in recordings))
+    return LandmarkWindows(
+        x, np.array([classes.index(r.action) for r in recordings])[n], classes, n,
+        np.concatenate([r.frame[s] for r, s in zip(recordings, rows)]), np.array([r.person for r in recordings])[n],
+        tuple(r.key for r in recordings),
+    )
 
 def _starts(recording, frames, stride): # rows at which windows start
     edges = np.r_[0, np.flatnonzero(np.diff(recording.frame) > 1) + 1, len(recording)]
     found = [np.arange(a, b - frames + 1, stride) for a, b in zip(edges, edges[1:])]
     if not sum(map(len, found)):
         between = f" without a gap (of {len(recording)} in all)" if len(edges) > 2 else ""
-        raise DataError(f"{recording.key}: has {np.diff(edges).max()} frames in a row{between}; expected at least the {frames} of a window")
+        raise DataError(
+            f"{recording.key}: has {np.diff(edges).max()} frames in a row{between}; expected at least the {frames} of a window"
+        )
     return np.concatenate(found)
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #d6adb463
@@ -188,10 +242,14 @@ def body_centred(
 ): # the same shape, float32
     "Positions relative to the hips in units of the torso, visibility unchanged."
     shape, landmarks = np.shape(landmarks), np.array(landmarks, np.float32)
-    if shape[-1:] != (132,) and shape[-2:] != (33, 4): raise DataError(f"landmarks {shape}: expected (.. t 33 4) or (.. t 132)")
+    if shape[-1:] != (132,) and shape[-2:] != (33, 4):
+        raise DataError(f"landmarks {shape}: expected (.. t 33 4) or (.. t 132)")
     out = landmarks.reshape(*shape[:-1], 33, 4) if shape[-1] == 132 else landmarks
     out[..., 1] *= aspect
-    shoulders, hips = (out[..., [BLAZEPOSE33.index(f"{side}_{joint}") for side in ("left", "right")], :3].mean(-2) for joint in ("shoulder", "hip"))
+    shoulders, hips = (
+        out[..., [BLAZEPOSE33.index(f"{side}_{joint}") for side in ("left", "right")], :3].mean(-2)
+        for joint in ("shoulder", "hip")
+    )
     torso = np.median(np.sqrt(((shoulders - hips)[..., :2]**2).sum(-1)), -1)[..., None, None, None]
     out[..., :3] = (out[..., :3] - hips[..., None, :])/np.maximum(torso, .01)
     return out.reshape(shape)

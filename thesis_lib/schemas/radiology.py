@@ -18,14 +18,19 @@ __all__ = ['CLASSES', 'HEALTHY', 'parse_findings', 'encode_findings', 'check_lab
            'ChestSet', 'version', 'count_labels', 'subset_radiographs', 'merge_chest_sets', 'check_radiographs']
 
 # %% ../../nbs/schemas/03_radiology.ipynb #97db7697
-CLASSES = ("Cardiomegaly", "Emphysema", "Effusion", "Hernia", "Infiltration", "Mass", "Nodule", "Atelectasis", "Pneumothorax", "Pleural_Thickening",
-           "Pneumonia", "Fibrosis", "Edema", "Consolidation", "COVID-19", "Healthy")
+CLASSES = (
+    "Cardiomegaly", "Emphysema", "Effusion", "Hernia", "Infiltration", "Mass", "Nodule", "Atelectasis", "Pneumothorax",
+    "Pleural_Thickening", "Pneumonia", "Fibrosis", "Edema", "Consolidation", "COVID-19", "Healthy",
+)
 HEALTHY = CLASSES.index("Healthy")
 
 def _plain(name): return re.sub("[^a-z0-9]", "", str(name).lower())
 
 _KNOWN = {_plain(c): c for c in CLASSES}
-_KNOWN |= dict(nofinding="Healthy", nofindings="Healthy", normal="Healthy", infiltrate="Infiltration", pleuralthick="Pleural_Thickening", covid="COVID-19")
+_KNOWN |= dict(
+    nofinding="Healthy", nofindings="Healthy", normal="Healthy", infiltrate="Infiltration",
+    pleuralthick="Pleural_Thickening", covid="COVID-19",
+)
 
 _EXPECTED = f"expected names from: {', '.join(CLASSES)}"
 
@@ -36,10 +41,14 @@ def parse_findings(
 ) -> tuple: # names from CLASSES, in their order
     "Findings separated by `|`; `DataError` if there is none, one is unknown (the nearest name is offered) or Healthy stands beside another."
     parts = [p.strip() for p in text.split("|")] if isinstance(text, str) else []
-    if not any(parts): raise DataError(f'{source}: no finding is given ({text!r}); expected names such as "Effusion|Mass", or "No Finding"')
+    if not any(parts):
+        raise DataError(
+            f'{source}: no finding is given ({text!r}); expected names such as "Effusion|Mass", or "No Finding"'
+        )
     outside = {_plain(o) for o in others}
     for part in parts:
-        if _plain(part) in _KNOWN or _plain(part) in outside: continue
+        if _plain(part) in _KNOWN or _plain(part) in outside:
+            continue
         near = [f"did you mean {_KNOWN[name]!r}?" for name in difflib.get_close_matches(_plain(part), _KNOWN, 1)]
         raise DataError(f"{source}: unknown finding {part!r}; {(near or [_EXPECTED])[0]}")
     names = {_KNOWN[_plain(p)] for p in parts if _plain(p) in _KNOWN}
@@ -57,7 +66,8 @@ def encode_findings(
     labels = np.full((len(findings), len(CLASSES)), np.nan, np.float32)
     for row, names, looked in zip(labels, findings, each, strict=True):
         for value, some in ((0, looked), (1, names)):
-            if (bad := [c for c in some if c not in CLASSES]): raise DataError(f"unknown finding {bad[0]!r}; {_EXPECTED}")
+            if (bad := [c for c in some if c not in CLASSES]):
+                raise DataError(f"unknown finding {bad[0]!r}; {_EXPECTED}")
             row[[CLASSES.index(c) for c in some]] = value
     return labels
 
@@ -67,19 +77,26 @@ def check_labels(
 ) -> np.ndarray: # the same as float32
     "Rules for a table of labels; `DataError` names the radiograph and the class."
     labels = np.asarray(labels, np.float32)
-    if labels.ndim != 2 or labels.shape[1] != len(CLASSES): raise DataError(f"{source}: labels of shape {labels.shape}; expected (radiographs, 16 classes)")
+    if labels.ndim != 2 or labels.shape[1] != len(CLASSES):
+        raise DataError(f"{source}: labels of shape {labels.shape}; expected (radiographs, 16 classes)")
     if (bad := np.argwhere(~(np.isin(labels, (0, 1)) | np.isnan(labels)))).size:
-        raise DataError(f"{source}: radiograph {bad[0, 0]}: {CLASSES[bad[0, 1]]} is {labels[tuple(bad[0])]:g}; expected 0, 1 or nan (not labelled)")
-    others = labels.copy(); others[:, HEALTHY] = 0
+        raise DataError(
+            f"{source}: radiograph {bad[0, 0]}: {CLASSES[bad[0, 1]]} is {labels[tuple(bad[0])]:g}; expected 0, 1 or nan (not labelled)"
+        )
+    others = labels.copy()
+    others[:, HEALTHY] = 0
     if (bad := np.flatnonzero((labels[:, HEALTHY] == 1) & (others == 1).any(1))).size:
-        raise DataError(f"{source}: radiograph {bad[0]} is labelled Healthy and {CLASSES[np.argmax(others[bad[0]] == 1)]}; expected one or the other")
+        raise DataError(
+            f"{source}: radiograph {bad[0]} is labelled Healthy and {CLASSES[np.argmax(others[bad[0]] == 1)]}; expected one or the other"
+        )
     return labels
 
 # %% ../../nbs/schemas/03_radiology.ipynb #72355044
 def _to_grey(image, path): # PIL image -> (h w) uint8
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image)
-        if image.mode == "F" or grey.min() < 0 or grey.max() > 65535: raise DataError(f"{path}: its pixels are of kind {image.mode}; expected 8, 12 or 16 bits")
+        if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+            raise DataError(f"{path}: its pixels are of kind {image.mode}; expected 8, 12 or 16 bits")
         return (grey.astype(np.int32) // (257 if grey.max() >= 4096 else 16)).astype(np.uint8)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -94,16 +111,24 @@ def read_radiograph(
     path = Path(path)
     try:
         image = Image.open(io.BytesIO(path.read_bytes()))
-        if image.width * image.height > MAX_PIXELS: raise Image.DecompressionBombError
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         image.load()
         radiograph = _to_grey(image, path)
-    except DataError: raise
-    except FileNotFoundError as e: raise DataError(f"{path}: the image file is missing") from e
-    except Image.UnidentifiedImageError as e: raise DataError(f"{path}: not an image in a format that can be read") from e
-    except Image.DecompressionBombError as e: raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
-    except Exception as e: raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
+    except DataError:
+        raise
+    except FileNotFoundError as e:
+        raise DataError(f"{path}: the image file is missing") from e
+    except Image.UnidentifiedImageError as e:
+        raise DataError(f"{path}: not an image in a format that can be read") from e
+    except Image.DecompressionBombError as e:
+        raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
+    except Exception as e:
+        raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
     if size is not None and tuple(size) != radiograph.shape[::-1]:
-        raise DataError(f"{path}: the image is {radiograph.shape[1]} x {radiograph.shape[0]} pixels; expected {size[0]} x {size[1]}")
+        raise DataError(
+            f"{path}: the image is {radiograph.shape[1]} x {radiograph.shape[0]} pixels; expected {size[0]} x {size[1]}"
+        )
     return radiograph
 
 # %% ../../nbs/schemas/03_radiology.ipynb #98b087d3
@@ -120,7 +145,8 @@ def region_mask(
     size # (w, h) of the radiograph
 ) -> np.ndarray: # (h w) bool
     "The region in the pixels of the radiograph: its mask, or its box filled; `DataError` if the mask cannot be read or has another size."
-    if region.mask is not None: return read_radiograph(region.mask, size) > 0
+    if region.mask is not None:
+        return read_radiograph(region.mask, size) > 0
     x, y, w, h = region.box
     columns, rows = np.arange(size[0]), np.arange(size[1])[:, None] # a pixel is inside with its centre
     return (columns + .5 >= x) & (columns + .5 < x + w) & (rows + .5 >= y) & (rows + .5 < y + h)
@@ -142,14 +168,25 @@ class ChestSet:
 
     def __post_init__(self):
         where, n = f"{self.name}/{self.split}", len(self.paths)
-        self.paths, self.patients, self.sources = [Path(p) for p in self.paths], np.asarray(self.patients, str), np.asarray(self.sources, str)
-        if not n: raise DataError(f"{where}: no radiograph; expected at least one")
-        if not self.labels: raise DataError(f"{where}: no version of labels; expected at least one")
-        self.labels = {version: check_labels(values, f"{where}, {version} labels") for version, values in self.labels.items()}
-        for what, values in dict(patients=self.patients, sources=self.sources, **{f"{v} labels": l for v, l in self.labels.items()}).items():
-            if len(values) != n: raise DataError(f"{where}: {len(values)} {what} for {n} radiographs; expected one for each")
+        self.paths, self.patients, self.sources = (
+            [Path(p) for p in self.paths], np.asarray(self.patients, str), np.asarray(self.sources, str),
+        )
+        if not n:
+            raise DataError(f"{where}: no radiograph; expected at least one")
+        if not self.labels:
+            raise DataError(f"{where}: no version of labels; expected at least one")
+        self.labels = {
+            version: check_labels(values, f"{where}, {version} labels") for version, values in self.labels.items()
+        }
+        for what, values in dict(
+            patients=self.patients, sources=self.sources, **{f"{v} labels": l for v, l in self.labels.items()}
+        ).items():
+            if len(values) != n:
+                raise DataError(f"{where}: {len(values)} {what} for {n} radiographs; expected one for each")
         if len(set(self.paths)) != n:
-            raise DataError(f"{where}: {next(p for i, p in enumerate(self.paths) if p in self.paths[:i]).name} is listed twice; expected each radiograph once")
+            raise DataError(
+                f"{where}: {next(p for i, p in enumerate(self.paths) if p in self.paths[:i]).name} is listed twice; expected each radiograph once"
+            )
         _check_regions(self.regions, n, where)
         regions = [(r.image, r.finding, r.box, r.mask and r.mask.name) for r in self.regions]
         labels = [np.nan_to_num(l, nan=2).astype(np.int8).tobytes() for l in self.labels.values()]
@@ -158,17 +195,24 @@ class ChestSet:
 
     def __len__(self): return len(self.paths)
     def __repr__(self):
-        return (f"ChestSet {self.name}/{self.split}: {len(self)} radiographs of {len(set(self.patients))} patients from {len(set(self.sources))} sources, "
-                f"labels: {', '.join(self.labels)}, {len(self.regions)} regions [{self.fingerprint}]")
+        return (
+            f"ChestSet {self.name}/{self.split}: {len(self)} radiographs of {len(set(self.patients))} patients from {len(set(self.sources))} sources, "
+            f"labels: {', '.join(self.labels)}, {len(self.regions)} regions [{self.fingerprint}]"
+        )
 
 # %% ../../nbs/schemas/03_radiology.ipynb #e26aa3ce
 def _check_regions(regions, n, where): # n radiographs
     for i, r in enumerate(regions):
-        if not 0 <= r.image < n: raise DataError(f"{where}: region {i} is on radiograph {r.image}; expected 0 to {n - 1}")
-        if r.finding not in CLASSES[:HEALTHY]: raise DataError(f"{where}: region {i} shows {r.finding!r}; expected one of: {', '.join(CLASSES[:HEALTHY])}")
-        if r.box is None and r.mask is None: raise DataError(f"{where}: region {i} ({r.finding}) has neither box nor mask; expected one")
+        if not 0 <= r.image < n:
+            raise DataError(f"{where}: region {i} is on radiograph {r.image}; expected 0 to {n - 1}")
+        if r.finding not in CLASSES[:HEALTHY]:
+            raise DataError(f"{where}: region {i} shows {r.finding!r}; expected one of: {', '.join(CLASSES[:HEALTHY])}")
+        if r.box is None and r.mask is None:
+            raise DataError(f"{where}: region {i} ({r.finding}) has neither box nor mask; expected one")
         if r.box is not None and not (len(r.box) == 4 and np.isfinite(r.box).all() and min(r.box[2:]) > 0):
-            raise DataError(f"{where}: region {i} ({r.finding}): box is {r.box}; expected x, y and a width and height above 0")
+            raise DataError(
+                f"{where}: region {i} ({r.finding}): box is {r.box}; expected x, y and a width and height above 0"
+            )
 
 def version(
     labels,         # {version: (n 16)}, of a ChestSet or a radiograph store
@@ -176,7 +220,8 @@ def version(
     source="labels" # name for messages
 ) -> np.ndarray: # (n 16)
     "One version of the labels; `DataError` lists those there are."
-    if name not in labels: raise DataError(f"{source}: no labels named {name!r}; there are {', '.join(labels)}")
+    if name not in labels:
+        raise DataError(f"{source}: no labels named {name!r}; there are {', '.join(labels)}")
     return labels[name]
 
 def count_labels(
@@ -185,9 +230,14 @@ def count_labels(
 ) -> pd.DataFrame: # one row for each class
     "Positive, negative and unlabelled radiographs of each class, and the patients and sources of the positive ones."
     values = version(chest_set.labels, name, f"{chest_set.name}/{chest_set.split}")
-    distinct = lambda of: [len(set(of[column == 1])) for column in values.T]
-    return pd.DataFrame(dict(positive=(values == 1).sum(0), negative=(values == 0).sum(0), unlabelled=np.isnan(values).sum(0),
-                             patients=distinct(chest_set.patients), sources=distinct(chest_set.sources)), index=pd.Index(CLASSES, name="finding"))
+    def distinct(of): return [len(set(of[column == 1])) for column in values.T]
+    return pd.DataFrame(
+        dict(
+            positive=(values == 1).sum(0), negative=(values == 0).sum(0), unlabelled=np.isnan(values).sum(0),
+            patients=distinct(chest_set.patients), sources=distinct(chest_set.sources),
+        ),
+        index=pd.Index(CLASSES, name="finding"),
+    )
 
 # %% ../../nbs/schemas/03_radiology.ipynb #13595a0f
 def subset_radiographs(
@@ -198,8 +248,10 @@ def subset_radiographs(
     rows = np.arange(len(chest_set))[np.asarray(keep)] if len(keep) else np.arange(0)
     new = {int(old): i for i, old in enumerate(rows)}
     regions = [replace(r, image=new[r.image]) for r in chest_set.regions if r.image in new]
-    return replace(chest_set, paths=[chest_set.paths[i] for i in rows], labels={v: l[rows] for v, l in chest_set.labels.items()},
-                   patients=chest_set.patients[rows], sources=chest_set.sources[rows], regions=regions)
+    return replace(
+        chest_set, paths=[chest_set.paths[i] for i in rows], labels={v: l[rows] for v, l in chest_set.labels.items()},
+        patients=chest_set.patients[rows], sources=chest_set.sources[rows], regions=regions,
+    )
 
 def merge_chest_sets(
     *sets: ChestSet # of one split
@@ -207,19 +259,23 @@ def merge_chest_sets(
     "Several data sets as one; `DataError` if they are of different splits or share no version of the labels."
     names = ", ".join(f"{s.name}/{s.split} ({', '.join(s.labels)})" for s in sets)
     versions = [v for v in sets[0].labels if all(v in s.labels for s in sets)]
-    if len({s.split for s in sets}) != 1 or not versions: raise DataError(f"merge: expected one split and a version of labels that all have, got {names}")
+    if len({s.split for s in sets}) != 1 or not versions:
+        raise DataError(f"merge: expected one split and a version of labels that all have, got {names}")
     starts, labels = np.cumsum([0, *map(len, sets)]), {v: np.concatenate([s.labels[v] for s in sets]) for v in versions}
     regions = [replace(r, image=r.image + int(start)) for s, start in zip(sets, starts) for r in s.regions]
     patients, sources = [f"{s.name}:{p}" for s in sets for p in s.patients], np.concatenate([s.sources for s in sets])
-    return ChestSet("+".join(s.name for s in sets), sets[0].split, [p for s in sets for p in s.paths], labels, patients, sources,
-                    regions, [n for s in sets for n in s.notes], "".join(s.pixels for s in sets))
+    return ChestSet(
+        "+".join(s.name for s in sets), sets[0].split, [p for s in sets for p in s.paths], labels, patients, sources,
+        regions, [n for s in sets for n in s.notes], "".join(s.pixels for s in sets),
+    )
 
 def check_radiographs(
     chest_set: ChestSet # read from disk
 ) -> ChestSet: # the same
     "Is every radiograph there? `DataError` names the first that is not, and how many."
     folders = {p.parent for p in chest_set.paths}
-    names = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders} # one listing, not 100,000 questions
+    # one listing, not 100,000 questions
+    names = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
     if (missing := [p for p in chest_set.paths if p.name not in names[p.parent]]):
         where = f"{len(chest_set)} radiographs of {chest_set.name}/{chest_set.split}"
         raise DataError(f"{missing[0]}: the image file is missing, with {len(missing) - 1} more of the {where}")

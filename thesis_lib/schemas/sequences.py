@@ -16,18 +16,25 @@ __all__ = ['check_motion', 'Motion', 'mirror', 'bone_lengths', 'MotionView', 'as
 
 # %% ../../nbs/schemas/02_sequences.ipynb #bc5489eb
 def _checked(values, shape, source, what): # -> (t *shape) float32, finite
-    try: values = np.ascontiguousarray(values, np.float32)
-    except (TypeError, ValueError) as e: raise DataError(f"{source}: {what} holds something else than numbers ({e})") from e
+    try:
+        values = np.ascontiguousarray(values, np.float32)
+    except (TypeError, ValueError) as e:
+        raise DataError(f"{source}: {what} holds something else than numbers ({e})") from e
     if values.ndim == len(shape) + 1 and shape[0] == 17 != values.shape[1]:
-        raise DataError(f"{source}: {what} has {values.shape[1]} joints; expected the 17 of {H36M17.name}: {', '.join(H36M17.joints)}")
+        raise DataError(
+            f"{source}: {what} has {values.shape[1]} joints; expected the 17 of {H36M17.name}: {', '.join(H36M17.joints)}"
+        )
     if values.shape[1:] != shape or not len(values):
-        raise DataError(f"{source}: {what} has shape {values.shape}; expected (frames, {', '.join(map(str, shape))}) and at least one frame")
+        raise DataError(
+            f"{source}: {what} has shape {values.shape}; expected (frames, {', '.join(map(str, shape))}) and at least one frame"
+        )
     if len(bad := np.argwhere(~np.isfinite(values))):
         at = tuple(bad[0, :1 + (shape[0] == 17)])
         where = f"frame {at[0]}" + (f", joint {at[1]} ({H36M17.joints[at[1]]})" if len(at) > 1 else "")
         raise DataError(f"{source}: {what} is {values[at].tolist()} at {where}; expected finite numbers")
     return values
 
+# %% ../../nbs/schemas/02_sequences.ipynb #5ac7a349
 def check_motion(
     world, # (t 17 3) mm, z up
     source # name for messages: the clip or file
@@ -35,7 +42,10 @@ def check_motion(
     "Every rule a motion must obey; `DataError` names the clip, the frame and the joint."
     world = _checked(world, (17, 3), source, "position")
     size = np.ptp(world, axis=1).max(-1)
-    if np.median(size) < 50: raise DataError(f"{source}: the person spans {np.median(size):.2f} mm; expected millimetres (are these metres?)")
+    if np.median(size) < 50:
+        raise DataError(
+            f"{source}: the person spans {np.median(size):.2f} mm; expected millimetres (are these metres?)"
+        )
     return world
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +88,23 @@ class MotionView:
     camera: str
     fps: float
     pose2d: np.ndarray # (t 17 2) screen coordinates
-    seen: np.ndarray   # (t 17) 1 measured, 0 not detected: the last seen position is held; part of the truth, no model reads it
+    # (t 17) 1 measured, 0 not detected: the last seen position is held; part of the truth, no model reads it
+    seen: np.ndarray
     pose3d: np.ndarray # (t 17 3) mm relative to joint 0, camera space
     root: np.ndarray   # (t 3) mm, joint 0 in camera space
 
     def __post_init__(self):
         source = f"{self.key}, camera {self.camera}"
         shapes = dict(pose2d=(17, 2), seen=(17,), pose3d=(17, 3), root=(3,))
-        for name, shape in shapes.items(): object.__setattr__(self, name, _checked(getattr(self, name), shape, source, name))
+        for name, shape in shapes.items():
+            object.__setattr__(self, name, _checked(getattr(self, name), shape, source, name))
         frames = {name: len(getattr(self, name)) for name in shapes}
-        if len(set(frames.values())) > 1: raise DataError(f"{source}: {', '.join(f'{n} frames of {k}' for k, n in frames.items())}; expected equally many")
-        if self.pose3d[:, 0].any(): raise DataError(f"{source}: pose3d is not relative to joint 0; expected it at 0 in every frame")
+        if len(set(frames.values())) > 1:
+            raise DataError(
+                f"{source}: {', '.join(f'{n} frames of {k}' for k, n in frames.items())}; expected equally many"
+            )
+        if self.pose3d[:, 0].any():
+            raise DataError(f"{source}: pose3d is not relative to joint 0; expected it at 0 in every frame")
 
     def __len__(self): return len(self.pose2d)
     @property
@@ -103,14 +119,24 @@ def as_view(
 ) -> MotionView:
     "One motion as one camera sees it; `DataError` names the motion if the person is behind the camera."
     space = camera.to_camera(motion.world.astype(float))
-    try: pixels = camera.project(space) if pixels is None else np.asarray(pixels, float)
-    except DataError as e: raise DataError(f"{motion.key}: {e}") from e
+    try:
+        pixels = camera.project(space) if pixels is None else np.asarray(pixels, float)
+    except DataError as e:
+        raise DataError(f"{motion.key}: {e}") from e
     seen = np.ones(pixels.shape[:2]) if seen is None else seen
-    return MotionView(motion.subject, motion.action, motion.name, camera.name, motion.fps, camera.normalize(pixels), seen, space - space[:, :1], space[:, 0])
+    return MotionView(
+        motion.subject, motion.action, motion.name, camera.name, motion.fps, camera.normalize(pixels), seen,
+        space - space[:, :1], space[:, 0],
+    )
 
 # %% ../../nbs/schemas/02_sequences.ipynb #40474e90
-_REACH = np.array([1.8 if j.endswith(("wrist", "ankle")) else 1.3 if j.endswith(("elbow", "knee")) else 1. for j in H36M17.joints])
-_LIMBS = [[p for p in H36M17.flip_pairs if H36M17.joints[p[0]].endswith(names)] for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))]
+_REACH = np.array(
+    [1.8 if j.endswith(("wrist", "ankle")) else 1.3 if j.endswith(("elbow", "knee")) else 1.0 for j in H36M17.joints]
+)
+_LIMBS = [
+    [p for p in H36M17.flip_pairs if H36M17.joints[p[0]].endswith(names)]
+    for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
+]
 
 def _stretches(rng, shape, share, length): # (t n) truth values: `share` of the frames, in stretches of `length` or more
     starts = rng.random((shape[0] + length, shape[1])) < 1 - (1 - share)**(1/length)
@@ -159,17 +185,29 @@ def view(
 ) -> list: # of `MotionView`, one a camera
     "A motion as its cameras see it; `DataError` if there are none for its subject, or for another 2D source."
     if source2d not in ("gt", "simulated"):
-        raise DataError(f"{motion.key}: 2D source {source2d!r} cannot be made from the motion; expected 'gt' or 'simulated'")
+        raise DataError(
+            f"{motion.key}: 2D source {source2d!r} cannot be made from the motion; expected 'gt' or 'simulated'"
+        )
     if isinstance(cameras, dict):
         if motion.subject not in cameras:
-            raise DataError(f"{motion.key}: there are no cameras of subject {motion.subject!r}; expected one of {', '.join(cameras)}")
+            raise DataError(
+                f"{motion.key}: there are no cameras of subject {motion.subject!r}; expected one of {', '.join(cameras)}"
+            )
         cameras = cameras[motion.subject]
-    if not cameras: raise DataError(f"{motion.key}: subject {motion.subject!r} has no camera; expected at least one")
+    if not cameras:
+        raise DataError(f"{motion.key}: subject {motion.subject!r} has no camera; expected at least one")
     clips = [as_view(motion, camera) for camera in cameras]
-    if source2d == "gt": return clips
+    if source2d == "gt":
+        return clips
     rngs = (np.random.default_rng([seed, int(content_hash(motion.key, camera.name), 16)]) for camera in cameras)
-    found = (simulated_keypoints(camera.denormalize(clip.pose2d.astype(float)), rng) for camera, clip, rng in zip(cameras, clips, rngs))
-    return [replace(clip, pose2d=camera.normalize(pixels), seen=seen) for clip, camera, (pixels, seen) in zip(clips, cameras, found)]
+    found = (
+        simulated_keypoints(camera.denormalize(clip.pose2d.astype(float)), rng)
+        for camera, clip, rng in zip(cameras, clips, rngs)
+    )
+    return [
+        replace(clip, pose2d=camera.normalize(pixels), seen=seen)
+        for clip, camera, (pixels, seen) in zip(clips, cameras, found)
+    ]
 
 # %% ../../nbs/schemas/02_sequences.ipynb #69c8a272
 @dataclass
@@ -183,22 +221,31 @@ class MotionSet:
     notes: list = field(default_factory=list) # what a reader of a number measured here must know
 
     def __post_init__(self):
-        if not self.views: raise DataError(f"{self.name}/{self.split}: no clips; expected at least one")
+        if not self.views:
+            raise DataError(f"{self.name}/{self.split}: no clips; expected at least one")
         names = [(c.key, c.camera) for c in self.views]
-        if len(set(names)) < len(names): raise DataError(f"{self.name}/{self.split}: clip {max(names, key=names.count)} is there twice; expected each once")
-        parts = (part for c in self.views for part in ([c.key, c.camera, c.fps], c.pose2d.tobytes(), c.pose3d.tobytes()))
+        if len(set(names)) < len(names):
+            raise DataError(
+                f"{self.name}/{self.split}: clip {max(names, key=names.count)} is there twice; expected each once"
+            )
+        parts = (
+            part for c in self.views for part in ([c.key, c.camera, c.fps], c.pose2d.tobytes(), c.pose3d.tobytes())
+        )
         self.fingerprint = content_hash(self.source2d, *parts)
 
     def __len__(self): return sum(map(len, self.views))
     def __repr__(self):
         subjects, cameras = sorted({c.subject for c in self.views}), {c.camera for c in self.views}
-        return (f"MotionSet {self.name}/{self.split}, 2D {self.source2d}: {len(self):,} frames in {len(self.views)} clips "
-                f"of {len({c.key for c in self.views})} motions, {len(cameras)} cameras, subjects {', '.join(subjects)} [{self.fingerprint}]")
+        return (
+            f"MotionSet {self.name}/{self.split}, 2D {self.source2d}: {len(self):,} frames in {len(self.views)} clips "
+            f"of {len({c.key for c in self.views})} motions, {len(cameras)} cameras, subjects {', '.join(subjects)} [{self.fingerprint}]"
+        )
 
     def subset(self, keep): # keep: MotionView -> truth value
         "The same set on some of its clips, with its own fingerprint."
         return replace(self, views=[c for c in self.views if keep(c)])
 
+# %% ../../nbs/schemas/02_sequences.ipynb #29e408f6
 def view_set(
     name, split,      # of the set
     motions,          # list of `Motion`
@@ -207,6 +254,12 @@ def view_set(
     notes=()
 ) -> MotionSet:
     "All motions through their cameras; errors as of `view`."
-    clips = [c for m in motions for c in view(m, cameras(m.world) if callable(cameras) else cameras, source2d=source2d, seed=seed)]
-    simulated = ["The 2D joints are true projections with simulated errors, not detections."] if source2d == "simulated" else []
+    clips = [
+        c
+        for m in motions
+        for c in view(m, cameras(m.world) if callable(cameras) else cameras, source2d=source2d, seed=seed)
+    ]
+    simulated = (
+        ["The 2D joints are true projections with simulated errors, not detections."] if source2d == "simulated" else []
+    )
     return MotionSet(name, split, source2d, clips, notes=[*notes, *simulated])

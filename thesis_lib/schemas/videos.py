@@ -24,18 +24,22 @@ def natural(path) -> list: # sorting key: frame2 before frame10
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", Path(path).name)]
 
 def _picture(image, what): # BGR or None -> (h w 3) uint8 RGB
-    if image is None: raise DataError(f"{what}: no picture can be decoded; expected an image of 8 bits a channel")
+    if image is None:
+        raise DataError(f"{what}: no picture can be decoded; expected an image of 8 bits a channel")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 class ImageFrames(Sequence):
     "Frames that are image files, read when asked for; `DataError` that names the file for one that is missing or broken."
     def __init__(self, paths): # in order of time
         self.paths = [Path(p) for p in paths]
-        if not self.paths: raise DataError("image frames: no files; expected at least one")
+        if not self.paths:
+            raise DataError("image frames: no files; expected at least one")
     def __len__(self): return len(self.paths)
     def __getitem__(self, i): # (h w 3) uint8 RGB, or a shorter sequence for a slice
-        if isinstance(i, slice): return ImageFrames(self.paths[i])
-        if not self.paths[i].is_file(): raise DataError(f"{self.paths[i]}: no such file; expected the picture of frame {i}")
+        if isinstance(i, slice):
+            return ImageFrames(self.paths[i])
+        if not self.paths[i].is_file():
+            raise DataError(f"{self.paths[i]}: no such file; expected the picture of frame {i}")
         return _picture(cv2.imread(str(self.paths[i]), cv2.IMREAD_COLOR), self.paths[i])
 
 # %% ../../nbs/schemas/05_videos.ipynb #f5ad006d
@@ -43,42 +47,56 @@ class VideoFrames(Sequence):
     "Frames of a video file, decoded when asked for; `DataError` for a file that cannot be opened or ends early. A loop forgives a header that promises one frame, or one in a hundred, too many."
     def __init__(self, path): # anything OpenCV decodes
         self.path, self._next = Path(path), 0
-        if not self.path.is_file(): raise DataError(f"{path}: no such file; expected a video")
+        if not self.path.is_file():
+            raise DataError(f"{path}: no such file; expected a video")
         self._open()
         self.fps, self._n = self._video.get(cv2.CAP_PROP_FPS) or 30., int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if self._n < 1: raise DataError(f"{path}: no frames; expected a video")
+        if self._n < 1:
+            raise DataError(f"{path}: no frames; expected a video")
 
     def _open(self):
         self._video, self._next = cv2.VideoCapture(str(self.path)), 0
-        if not self._video.isOpened(): raise DataError(f"{self.path}: cannot be decoded; expected a video")
+        if not self._video.isOpened():
+            raise DataError(f"{self.path}: cannot be decoded; expected a video")
 
     def __len__(self): return self._n
     def __getitem__(self, i): # (h w 3) uint8 RGB, or a list of them for a slice
-        if isinstance(i, slice): return [self[j] for j in range(len(self))[i]]
+        if isinstance(i, slice):
+            return [self[j] for j in range(len(self))[i]]
         i = range(len(self))[i]
-        if i < self._next: self._open()
-        while self._next < i and self._video.grab(): self._next += 1
+        if i < self._next:
+            self._open()
+        while self._next < i and self._video.grab():
+            self._next += 1
         good, image = self._video.read()
-        if not good: raise DataError(f"{self.path}: ends at frame {self._next}; expected {len(self)} frames")
+        if not good:
+            raise DataError(f"{self.path}: ends at frame {self._next}; expected {len(self)} frames")
         self._next += 1
         return _picture(image, f"{self.path} frame {i}")
 
     def __iter__(self):
         for i in range(len(self)):
-            try: frame = self[i]
+            try:
+                frame = self[i]
             except DataError:
-                if not i or i < len(self) - max(1, .01*len(self)): raise
+                if not i or i < len(self) - max(1, .01*len(self)):
+                    raise
                 return
             yield frame
 
+# %% ../../nbs/schemas/05_videos.ipynb #85084000
 def open_frames(video): # a video file, a folder of images in natural order, or a sequence of frames -> sequence
     "Frames of a video, whatever it is; `DataError` if it is not there or cannot be decoded."
-    if not isinstance(video, (str, Path)): return video
+    if not isinstance(video, (str, Path)):
+        return video
     path = Path(video)
-    if not path.exists(): raise DataError(f"{path}: no such video, and no folder of images")
-    if not path.is_dir(): return VideoFrames(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such video, and no folder of images")
+    if not path.is_dir():
+        return VideoFrames(path)
     paths = sorted((p for p in path.iterdir() if p.suffix.lower() in PICTURES), key=natural)
-    if not paths: raise DataError(f"{path}: holds no frames; expected files that end in {', '.join(PICTURES)}")
+    if not paths:
+        raise DataError(f"{path}: holds no frames; expected files that end in {', '.join(PICTURES)}")
     return ImageFrames(paths)
 
 # %% ../../nbs/schemas/05_videos.ipynb #bac556b1
@@ -97,26 +115,38 @@ class VideoClip:
     def __post_init__(self):
         t, k = len(self.frames), self.skeleton.k
         n = self.keypoints.shape[1] if np.ndim(self.keypoints) == 4 else "n"
-        for field, dtype, shape in (("keypoints", np.float32, (t, n, k, 2)), ("visible", np.uint8, (t, n, k)), ("boxes", np.float32, (t, n, 4))):
-            if np.shape(value := getattr(self, field)) != shape: raise DataError(f"clip {self.name}: {field} is {np.shape(value)}; expected {shape}, for {t} frames")
+        for field, dtype, shape in (
+            ("keypoints", np.float32, (t, n, k, 2)), ("visible", np.uint8, (t, n, k)), ("boxes", np.float32, (t, n, 4)),
+        ):
+            if np.shape(value := getattr(self, field)) != shape:
+                raise DataError(f"clip {self.name}: {field} is {np.shape(value)}; expected {shape}, for {t} frames")
             setattr(self, field, np.asarray(value, dtype))
         labelled, absent = self.visible > 0, np.isnan(self.boxes).any(-1)
-        rules = [("frames", t > 0, "at least one"), ("visible", (self.visible <= 2).all(), "0, 1 or 2"), ("fps", self.fps > 0, "more than 0"),
-                 ("keypoints", np.isfinite(self.keypoints[labelled]).all(), "numbers where `visible` is not 0"),
-                 ("visible", not labelled[absent].any(), "0 where the box is NaN"),
-                 ("boxes", (self.boxes[~absent][:, 2:] > self.boxes[~absent][:, :2]).all(), "x1 < x2 and y1 < y2, or NaN")]
+        rules = [
+            ("frames", t > 0, "at least one"), ("visible", (self.visible <= 2).all(), "0, 1 or 2"),
+            ("fps", self.fps > 0, "more than 0"),
+            ("keypoints", np.isfinite(self.keypoints[labelled]).all(), "numbers where `visible` is not 0"),
+            ("visible", not labelled[absent].any(), "0 where the box is NaN"),
+            ("boxes", (self.boxes[~absent][:, 2:] > self.boxes[~absent][:, :2]).all(), "x1 < x2 and y1 < y2, or NaN"),
+        ]
         for field, good, expected in rules:
-            if not good: raise DataError(f"clip {self.name}: {field} expected {expected}")
+            if not good:
+                raise DataError(f"clip {self.name}: {field} expected {expected}")
 
     def __len__(self): return len(self.frames)
     @property
     def people(self) -> int: return self.boxes.shape[1]
     @property
     def size(self) -> tuple: return self.frames[0].shape[1::-1] # (w, h) of the first frame
-    def __repr__(self): return f"VideoClip {self.name} {self.action}: {len(self)} frames of {'x'.join(map(str, self.size))}, {self.people} people with {self.skeleton.name} keypoints"
+    def __repr__(self):
+        return f"VideoClip {self.name} {self.action}: {len(self)} frames of {'x'.join(map(str, self.size))}, {self.people} people with {self.skeleton.name} keypoints"
 
 # %% ../../nbs/schemas/05_videos.ipynb #16045602
-COLOURS = np.array([(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66)], np.uint8) # by identity
+# by identity
+COLOURS = np.array(
+    [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66)],
+    np.uint8,
+)
 
 def draw_people(
     image,          # (h w 3) uint8 RGB
@@ -130,18 +160,22 @@ def draw_people(
 ) -> np.ndarray: # (zoom*h zoom*w 3) uint8
     "A copy of the image with the people on it, a colour a person."
     out = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR) if zoom != 1 else image.copy()
-    at = lambda xy: tuple(int(v) for v in np.round((np.asarray(xy, float) + .5)*zoom - .5))
+    def at(xy): return tuple(int(v) for v in np.round((np.asarray(xy, float) + .5)*zoom - .5))
     n, thick = len(boxes if keypoints is None else keypoints), max(1, round(min(out.shape[:2])/150))
     for i, number in enumerate(range(n) if ids is None else ids):
         colour = COLOURS[number % len(COLOURS)].tolist() if number >= 0 else [150]*3
-        if boxes is not None and np.isfinite(boxes[i]).all(): cv2.rectangle(out, at(boxes[i][:2]), at(boxes[i][2:]), colour, thick)
-        if keypoints is None: continue
+        if boxes is not None and np.isfinite(boxes[i]).all():
+            cv2.rectangle(out, at(boxes[i][:2]), at(boxes[i][2:]), colour, thick)
+        if keypoints is None:
+            continue
         shown = np.full(len(keypoints[i]), 2) if visible is None else visible[i]
         for a, b in skeleton.bones:
-            if shown[a] and shown[b]: cv2.line(out, at(keypoints[i][a]), at(keypoints[i][b]), colour, thick, cv2.LINE_AA)
+            if shown[a] and shown[b]:
+                cv2.line(out, at(keypoints[i][a]), at(keypoints[i][b]), colour, thick, cv2.LINE_AA)
         for j in np.flatnonzero(shown):
             cv2.circle(out, at(keypoints[i][j]), 2*thick, colour, -1, cv2.LINE_AA)
-            if shown[j] == 1: cv2.circle(out, at(keypoints[i][j]), thick, (255, 255, 255), -1, cv2.LINE_AA)
+            if shown[j] == 1:
+                cv2.circle(out, at(keypoints[i][j]), thick, (255, 255, 255), -1, cv2.LINE_AA)
     return out
 
 # %% ../../nbs/schemas/05_videos.ipynb #08754fb4
@@ -155,8 +189,12 @@ def frame_strip(
     marks=True   # draw the people; False: the frames as they are
 ) -> np.ndarray: # (rows*zoom*h columns*zoom*w 3) uint8
     "Frames of a clip side by side with its people."
-    draw = lambda i: draw_people(clip.frames[i], clip.keypoints[i], clip.visible[i], clip.skeleton, clip.boxes[i] if boxes else None, zoom=zoom)
-    plain = lambda i: draw_people(clip.frames[i], boxes=[], zoom=zoom)
+    def draw(i):
+        return draw_people(
+            clip.frames[i], clip.keypoints[i], clip.visible[i], clip.skeleton, clip.boxes[i] if boxes else None,
+            zoom=zoom,
+        )
+    def plain(i): return draw_people(clip.frames[i], boxes=[], zoom=zoom)
     pictures = [(draw if marks else plain)(i) for i in range(0, len(clip), every)]
     columns = min(columns, len(pictures))
     pictures += [np.full_like(pictures[0], 255)]*(-len(pictures) % columns)

@@ -29,7 +29,8 @@ def uniform(
 ): # (b draws) float64 in [0, 1)
     "Random numbers that depend on nothing but the arguments."
     key = _mix(np.full(len(index), stream, np.uint64))
-    for part in (seed, epoch, index): key = _mix(key ^ np.asarray(part).astype(np.uint64))
+    for part in (seed, epoch, index):
+        key = _mix(key ^ np.asarray(part).astype(np.uint64))
     return (_mix(key[:, None] + np.arange(draws, dtype=np.uint64)) >> np.uint64(11)) * 2.**-53
 
 # %% ../../nbs/stores/01_batches.ipynb #56ee9a3b
@@ -46,12 +47,16 @@ class Loader:
         self.store, self.batch_size, self.seed, self.rank, self.world_size = store, batch_size, seed, rank, world_size
         self.index = np.arange(len(store)) if index is None else np.asarray(index)
         self.shuffle, self.drop_last, self.options, self.epoch = shuffle, drop_last, options, 0
-        if not len(self): raise DataError(f"{store!r}: {len(self.index)} rows for {world_size} ranks do not fill one batch of {batch_size}")
+        if not len(self):
+            raise DataError(
+                f"{store!r}: {len(self.index)} rows for {world_size} ranks do not fill one batch of {batch_size}"
+            )
 
     def set_epoch(self, epoch): self.epoch = epoch
 
     def order(self): # rows of this rank in this epoch
-        if not self.shuffle: return self.index[self.rank::self.world_size]
+        if not self.shuffle:
+            return self.index[self.rank::self.world_size]
         order = self.index[np.argsort(uniform(self.seed, self.epoch, self.index, 1, stream=1)[:, 0])]
         return order[:len(order) - len(order) % self.world_size][self.rank::self.world_size]
 
@@ -62,7 +67,10 @@ class Loader:
 
     def __iter__(self):
         order, epoch = self.order(), self.epoch
-        for i in range(len(self)): yield self.store.batch(order[i*self.batch_size:(i + 1)*self.batch_size], seed=self.seed, epoch=epoch, **self.options)
+        for i in range(len(self)):
+            yield self.store.batch(
+                order[i * self.batch_size : (i + 1) * self.batch_size], seed=self.seed, epoch=epoch, **self.options
+            )
 
 # %% ../../nbs/stores/01_batches.ipynb #7f13775e
 def rank_share(
@@ -70,7 +78,10 @@ def rank_share(
     world_size
 ) -> int: # rows of each rank
     "What one rank contributes to a batch; `DataError` if the ranks cannot share it evenly."
-    if batch_size % world_size: raise DataError(f"batch_size = {batch_size}: expected a multiple of the {world_size} processes that train together")
+    if batch_size % world_size:
+        raise DataError(
+            f"batch_size = {batch_size}: expected a multiple of the {world_size} processes that train together"
+        )
     return batch_size // world_size
 
 # %% ../../nbs/stores/01_batches.ipynb #a1f08cb6
@@ -85,7 +96,8 @@ def write_pixels(
     "Make the folder of a store: the block writes the pixels, and what lies beside them; `DataError` if the disk is full."
     need = math.prod(shape) + beside + 2**16
     with whole_folder(folder, f"the {what} ({need:,} bytes)") as part:
-        if (free := shutil.disk_usage(part).free) < need: raise DataError(f"{folder}: the {what} need {need:,} bytes and the disk has {free:,} free")
+        if (free := shutil.disk_usage(part).free) < need:
+            raise DataError(f"{folder}: the {what} need {need:,} bytes and the disk has {free:,} free")
         with open(part/"images.npy", "wb") as file:
             np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=tuple(shape)))
             file.flush() # for those who write past the buffer
@@ -103,7 +115,8 @@ def read_pixels(
             warnings.simplefilter("ignore") # the map is read-only and only read
             images = torch.from_numpy(np.load(folder/"images.npy", mmap_mode="r"))
         return make(images, json.loads((folder/"about.json").read_text()))
-    except (OSError, ValueError, TypeError) as e: raise DataError(f"{folder}: the {what} store is damaged ({e}); delete the folder and it is built again") from e
+    except (OSError, ValueError, TypeError) as e:
+        raise DataError(f"{folder}: the {what} store is damaged ({e}); delete the folder and it is built again") from e
 
 # %% ../../nbs/stores/01_batches.ipynb #5da5c247
 class PixelStore:
@@ -116,15 +129,18 @@ class PixelStore:
     ):
         "The same store with its batches, and its pixels if there is room, on another device."
         device = torch.device(device)
-        if resident is None: resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
+        if resident is None:
+            resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
         return replace(self, images=self.images.to(device) if resident else self.images, device=device)
 
     def fetch(self,
         rows # (b) integers, a tensor on the host
     ): # (b ...) uint8, on the store's device
         "Stored pixels of some rows."
-        if self.images.device.type == self.device.type or self.device.type != "cuda": return self.images.index_select(0, rows.to(self.images.device)).to(self.device)
-        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True) # from a cache that waits for copies under way
+        if self.images.device.type == self.device.type or self.device.type != "cuda":
+            return self.images.index_select(0, rows.to(self.images.device)).to(self.device)
+        # from a cache that waits for copies under way
+        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
         return torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
 
     def loader(self, batch_size,
@@ -134,4 +150,7 @@ class PixelStore:
         **options        # of `batch`
     ) -> Loader: # iterable with `len` and `set_epoch`
         "Batches of an epoch, see `Loader`; `DataError` if there is not one."
-        return Loader(self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=index, **options)
+        return Loader(
+            self, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last,
+            index=index, **options,
+        )

@@ -16,7 +16,9 @@ from ..core.hashing import content_hash
 from ..core.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from ..core.paths import data_dir
 from ..core.console import progress
-from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
+from thesis_lib.geometry import (
+    apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp,
+)
 from ..heatmaps import encode
 from ..skeletons import SKELETONS, Skeleton
 
@@ -27,23 +29,31 @@ __all__ = ['ClipStore', 'build', 'ClipAugment', 'ClipBatch']
 def _windows(clips, frames): # (clip, first frame, person) of every row
     rows = []
     for c, clip in enumerate(clips):
-        if len(clip) < frames: raise DataError(f"clip {clip.name}: {len(clip)} frames; expected at least {frames}, a window")
+        if len(clip) < frames:
+            raise DataError(f"clip {clip.name}: {len(clip)} frames; expected at least {frames}, a window")
         for start in range(0, len(clip) - frames + 1, frames):
             here = ~np.isnan(clip.boxes[start:start + frames]).any(-1) # (t n)
             rows += [(c, start, int(n)) for n in np.flatnonzero(here.any(0))]
-    if not rows: raise DataError(f"{len(clips)} clips without a person; expected at least one")
+    if not rows:
+        raise DataError(f"{len(clips)} clips without a person; expected at least one")
     return rows
 
 def _rows(clips, frames, size, padding, margin): # arrays of a ClipStore, images excepted
     rows = _windows(clips, frames)
-    take = lambda field: np.stack([getattr(clips[c], field)[start:start + frames, n] for c, start, n in rows])
-    boxes, joints, visible = take("boxes").astype(float), take("keypoints").astype(float), take("visible").astype(np.int8)
+    def take(field): return np.stack([getattr(clips[c], field)[start:start + frames, n] for c, start, n in rows])
+    boxes, joints, visible = (
+        take("boxes").astype(float), take("keypoints").astype(float), take("visible").astype(np.int8),
+    )
     low, high = np.nanmin(boxes[..., :2], 1), np.nanmax(boxes[..., 2:], 1)
     whole = np.concatenate((low, high - low), -1)
     center, region = box_to_center_size(whole, size[0]/size[1], padding)
     each = np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), -1)
-    return dict(matrix=crop_matrix(center, region*margin, size).numpy(), center=center.numpy(), size=region.numpy(), clip=np.array([r[0] for r in rows]), start=np.array([r[1] for r in rows]),
-                person=np.array([r[2] for r in rows]), bbox=np.where(np.isnan(each), whole[:, None], each), keypoints=np.where(visible[..., None] > 0, joints, 0.), visible=visible)
+    return dict(
+        matrix=crop_matrix(center, region * margin, size).numpy(), center=center.numpy(), size=region.numpy(),
+        clip=np.array([r[0] for r in rows]), start=np.array([r[1] for r in rows]),
+        person=np.array([r[2] for r in rows]), bbox=np.where(np.isnan(each), whole[:, None], each),
+        keypoints=np.where(visible[..., None] > 0, joints, 0.0), visible=visible,
+    )
 
 # %% ../../nbs/stores/03_clip_crops.ipynb #d698edba
 @dataclass
@@ -70,7 +80,8 @@ class ClipStore(PixelStore):
     def crop_size(self): return tuple(round(s / self.about["margin"]) for s in self.about["size"])
     @property
     def names(self): return [self.about["clips"][c] for c in self.clip] # of the clip of each row
-    def __repr__(self): return f"ClipStore {len(self)} windows of {self.frames} frames, {len({*self.clip.tolist()})} clips, {'x'.join(map(str, self.about['size']))} [{self.about['key']}]"
+    def __repr__(self):
+        return f"ClipStore {len(self)} windows of {self.frames} frames, {len({*self.clip.tolist()})} clips, {'x'.join(map(str, self.about['size']))} [{self.about['key']}]"
 
 # %% ../../nbs/stores/03_clip_crops.ipynb #73176e63
 def _cut(clips, rows, size, file): # pixels of all rows, in their order
@@ -78,13 +89,21 @@ def _cut(clips, rows, size, file): # pixels of all rows, in their order
     for i in progress(range(len(rows["clip"])), "crops of clips", unit="window", delay=2, leave=False):
         clip, start = clips[rows["clip"][i]], rows["start"][i]
         for t in range(start, start + frames):
-            file.write(np.ascontiguousarray(cv2.warpAffine(np.asarray(clip.frames[t]), rows["matrix"][i], size, flags=cv2.INTER_LINEAR).transpose(2, 0, 1)))
+            file.write(
+                np.ascontiguousarray(
+                    cv2.warpAffine(
+                        np.asarray(clip.frames[t]), rows["matrix"][i], size, flags=cv2.INTER_LINEAR
+                    ).transpose(2, 0, 1)
+                )
+            )
 
 def _read_store(folder):
     def make(images, about):
-        with np.load(folder/"people.npz") as people: return ClipStore(images, **people, about=about)
+        with np.load(folder/"people.npz") as people:
+            return ClipStore(images, **people, about=about)
     return read_pixels(folder, "clip", make)
 
+# %% ../../nbs/stores/03_clip_crops.ipynb #b87ec254
 def build(
     clips,           # list of `videos.VideoClip`, all with one skeleton
     frames=5,        # of a window
@@ -95,15 +114,21 @@ def build(
     cache_dir=None   # default: <project>/data/clip_crops
 ) -> ClipStore:
     "Cut everybody out once, or open what was cut before; `DataError` for a clip shorter than a window, clips of several skeletons, or a full disk."
-    if len(kinds := {c.skeleton.name for c in clips}) != 1: raise DataError(f"clips have the skeletons {', '.join(sorted(kinds)) or 'of none'}; expected one")
+    if len(kinds := {c.skeleton.name for c in clips}) != 1:
+        raise DataError(f"clips have the skeletons {', '.join(sorted(kinds)) or 'of none'}; expected one")
     rows = _rows(clips, frames, tuple(size), padding, margin)
-    about = dict(version=1, clips=[c.name for c in clips], size=list(size), padding=padding, margin=margin, skeleton=kinds.pop(), fingerprint=fingerprint)
+    about = dict(
+        version=1, clips=[c.name for c in clips], size=list(size), padding=padding, margin=margin, skeleton=kinds.pop(),
+        fingerprint=fingerprint,
+    )
     about["key"] = content_hash(about, *rows.values())
     folder = Path(cache_dir or data_dir()/"clip_crops")/about["key"]
     with locked(folder.with_name(folder.name + ".lock")):
         if not folder.exists():
             shape = (len(rows["clip"]), frames, 3, *size[::-1])
-            with write_pixels(folder, "crops of clips", shape, about, sum(a.nbytes for a in rows.values())) as (part, file):
+            with write_pixels(folder, "crops of clips", shape, about, sum(a.nbytes for a in rows.values())) as (
+                part, file,
+            ):
                 _cut(clips, rows, tuple(size), file)
                 np.savez(part/"people.npz", **rows)
         return _read_store(folder)
@@ -126,13 +151,22 @@ class ClipBatch(NamedTuple):
     visible: torch.Tensor   # (b t k) 0, 1, 2
     matrix: torch.Tensor    # (b 2 3) image pixels -> crop pixels
 
-def _view(store, index, augment, seed, epoch): # matrices to a crop of crop_size (b 2 3), mirrored (b), brightness and contrast (b 2)
+# matrices to a crop of crop_size (b 2 3), mirrored (b), brightness and contrast (b 2)
+def _view(store, index, augment, seed, epoch):
     center, size = torch.as_tensor(store.center[index]), torch.as_tensor(store.size[index])
-    if augment is None: return crop_matrix(center, size, store.crop_size), torch.zeros(len(index), dtype=bool), torch.ones(len(index), 2)
+    if augment is None:
+        return (
+            crop_matrix(center, size, store.crop_size), torch.zeros(len(index), dtype=bool), torch.ones(len(index), 2),
+        )
     u = torch.as_tensor(uniform(seed, epoch, index, 5))
     either = 2*u[:, 1:] - 1
     flip = u[:, 0] < augment.flip
-    return crop_matrix(center, size, store.crop_size, augment.rotation*either[:, 0], 1 + augment.scale*either[:, 1], flip), flip, 1 + augment.colour*either[:, 2:].float()
+    return (
+        crop_matrix(
+            center, size, store.crop_size, augment.rotation * either[:, 0], 1 + augment.scale * either[:, 1], flip
+        ),
+        flip, 1 + augment.colour * either[:, 2:].float(),
+    )
 
 # %% ../../nbs/stores/03_clip_crops.ipynb #6bd92a76
 @patch
@@ -152,13 +186,20 @@ def batch(
     points = torch.where(mirrored[:, None, None, None], points[:, :, swap], points)
     visible = torch.where(mirrored[:, None, None], visible[:, :, swap], visible)
     joints = resize_points(points.flatten(0, 1), size, heatmap_size)
-    reached = ((joints > -3*sigma) & (joints < joints.new_tensor(heatmap_size) + 3*sigma - 1)).all(-1).unflatten(0, (-1, t))
+    reached = (
+        ((joints > -3 * sigma) & (joints < joints.new_tensor(heatmap_size) + 3 * sigma - 1))
+        .all(-1)
+        .unflatten(0, (-1, t))
+    )
 
-    move = lambda x: x.to(self.device, non_blocking=True)
+    def move(x): return x.to(self.device, non_blocking=True)
     weights = move(((visible > 0) & reached).float())
     stored = compose_affine(matrix, invert_affine(torch.as_tensor(self.matrix[index]))).float()
     pixels = warp(self.fetch(torch.as_tensor(index)).flatten(1, 2).float(), stored, size).unflatten(1, (t, 3)) / 255
     mean, std = (move(torch.tensor(x, dtype=torch.float32))[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
     bright, contrast = move(colour)[:, :, None, None, None, None].unbind(1)
     maps = encode(move(joints.float()), weights.flatten(0, 1), heatmap_size, sigma).unflatten(0, (-1, t))
-    return ClipBatch((pixels*bright*contrast + .5*(1 - contrast) - mean) / std, maps, weights, move(points.float()), move(visible), move(matrix.float()))
+    return ClipBatch(
+        (pixels * bright * contrast + 0.5 * (1 - contrast) - mean) / std, maps, weights, move(points.float()),
+        move(visible), move(matrix.float()),
+    )

@@ -64,7 +64,8 @@ class _Kept:
     def get(self, row): return self.images.get(row)
     def add(self, row, image):
         with self.lock:
-            if row not in self.images and image.nbytes <= self.free: self.images[row], self.free = image, self.free - image.nbytes
+            if row not in self.images and image.nbytes <= self.free:
+                self.images[row], self.free = image, self.free - image.nbytes
 
 # %% ../../nbs/stores/04_images.ipynb #27d35668
 @dataclass
@@ -76,7 +77,8 @@ class ImageStore:
 
     def __post_init__(self):
         people = {i["id"]: [] for i in self.pose_set.coco["images"]}
-        for a in self.pose_set.coco["annotations"]: people[a["image_id"]].append(a)
+        for a in self.pose_set.coco["annotations"]:
+            people[a["image_id"]].append(a)
         self.entries, k = self.pose_set.coco["images"], self.pose_set.skeleton.k
         self.targets = [image_target(people[i["id"]], (i["width"], i["height"]), k) for i in self.entries]
         self.image_id, self._kept = np.array([i["id"] for i in self.entries]), _Kept(self.room)
@@ -88,14 +90,18 @@ class ImageStore:
 
     def to(self, device): # `ImageStore`
         "The same images and the same memory of them, with batches on another device."
-        other = copy(self); other.device = torch.device(device)
+        other = copy(self)
+        other.device = torch.device(device)
         return other
 
     def pixels(self, row) -> torch.Tensor: # (3 h w) uint8
         "An image as it is stored; `DataError` if it cannot be read or has another size than annotated."
-        if (image := self._kept.get(row)) is not None: return image
+        if (image := self._kept.get(row)) is not None:
+            return image
         entry = self.entries[row]
-        image = torch.from_numpy(read_image(self.pose_set.path(entry), (entry["width"], entry["height"])).transpose(2, 0, 1).copy())
+        image = torch.from_numpy(
+            read_image(self.pose_set.path(entry), (entry["width"], entry["height"])).transpose(2, 0, 1).copy()
+        )
         self._kept.add(row, image)
         return image
 
@@ -106,10 +112,16 @@ class ImageStore:
         images, targets = [], []
         for row, u in zip(rows, uniform(seed, epoch, rows, 1)[:, 0]):
             image, target = self.pixels(int(row)), self.targets[row]
-            if u < flip: image, target = mirror(image, target, self.pose_set.skeleton)
+            if u < flip:
+                image, target = mirror(image, target, self.pose_set.skeleton)
             boxes, keypoints = (torch.from_numpy(x).to(self.device) for x in target[:2])
             images.append(image.to(self.device, non_blocking=True).float() / 255)
-            targets.append(dict(boxes=boxes, labels=torch.ones(len(boxes), dtype=torch.int64, device=self.device), keypoints=keypoints, image_id=int(self.image_id[row])))
+            targets.append(
+                dict(
+                    boxes=boxes, labels=torch.ones(len(boxes), dtype=torch.int64, device=self.device),
+                    keypoints=keypoints, image_id=int(self.image_id[row]),
+                )
+            )
         return ImageBatch(images, targets)
 
 # %% ../../nbs/stores/04_images.ipynb #2c4e6c24
@@ -120,7 +132,7 @@ class _Ahead(Loader):
 
     def __iter__(self):
         order, epoch, n = self.order(), self.epoch, self.batch_size
-        make = lambda i: self.store.batch(order[i*n:(i + 1)*n], seed=self.seed, epoch=epoch, **self.options)
+        def make(i): return self.store.batch(order[i*n:(i + 1)*n], seed=self.seed, epoch=epoch, **self.options)
         if not self.workers:
             yield from map(make, range(len(self)))
             return
@@ -128,7 +140,8 @@ class _Ahead(Loader):
             ahead = [pool.submit(make, i) for i in range(min(self.workers, len(self)))]
             for i in range(len(self)):
                 batch = ahead.pop(0).result()
-                if i + self.workers < len(self): ahead.append(pool.submit(make, i + self.workers))
+                if i + self.workers < len(self):
+                    ahead.append(pool.submit(make, i + self.workers))
                 yield batch
 
 # %% ../../nbs/stores/04_images.ipynb #93c4d49f
@@ -143,5 +156,9 @@ def image_loader(
 ) -> Loader: # iterable with `len` and `set_epoch`
     "Batches of an epoch; `DataError` if there is not one."
     rows = np.flatnonzero([(t.keypoints[..., 2] > 0).sum() >= min_joints for t in store.targets])
-    if not len(rows): raise DataError(f"{store!r}: no image has {min_joints} labelled joints")
-    return _Ahead(store, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last, index=rows, workers=workers, **options)
+    if not len(rows):
+        raise DataError(f"{store!r}: no image has {min_joints} labelled joints")
+    return _Ahead(
+        store, batch_size, seed=seed, rank=rank, world_size=world_size, shuffle=shuffle, drop_last=drop_last,
+        index=rows, workers=workers, **options,
+    )

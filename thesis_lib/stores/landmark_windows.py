@@ -28,8 +28,12 @@ def _parts(w, how, k, rng): # (n) part in which each window is tested
     part = np.full(len(w), -1)
     for c in np.unique(w.y):
         rows = np.flatnonzero(w.y == c)
-        items, of = (rows, np.arange(len(rows))) if how == "windows" else np.unique(w.recording[rows], return_inverse=True)
-        if how != "blocks": part[rows] = (_deal(items, k, rng) + rng.integers(k))[of] % k # the parts with one more differ between classes
+        items, of = (
+            (rows, np.arange(len(rows))) if how == "windows" else np.unique(w.recording[rows], return_inverse=True)
+        )
+        if how != "blocks":
+            # the parts with one more differ between classes
+            part[rows] = (_deal(items, k, rng) + rng.integers(k))[of] % k
     if how == "blocks":
         for r in np.unique(w.recording):
             start = w.start[w.recording == r]
@@ -37,9 +41,14 @@ def _parts(w, how, k, rng): # (n) part in which each window is tested
     return part
 
 def _most(w, how): # parts that there can be
-    if how == "people": return len(np.unique(w.person))
-    if how == "blocks": return np.bincount(w.recording).max() # a shorter one has no window in some parts
-    return max(len(np.unique(w.recording[w.y == c]) if how == "recordings" else np.flatnonzero(w.y == c)) for c in np.unique(w.y))
+    if how == "people":
+        return len(np.unique(w.person))
+    if how == "blocks":
+        return np.bincount(w.recording).max() # a shorter one has no window in some parts
+    return max(
+        len(np.unique(w.recording[w.y == c]) if how == "recordings" else np.flatnonzero(w.y == c))
+        for c in np.unique(w.y)
+    )
 
 # %% ../../nbs/stores/07_landmark_windows.ipynb #1dea8293
 def folds(
@@ -49,11 +58,15 @@ def folds(
     *, seed=0  # another one deals otherwise
 ) -> list: # of (rows of the training windows, rows of the test windows)
     "Split windows into parts that are tested in turn; `DataError` names the class that training or test would lack."
-    if how not in SPLITS: raise DataError(f"split {how!r} is unknown; expected one of {', '.join(SPLITS)}")
+    if how not in SPLITS:
+        raise DataError(f"split {how!r} is unknown; expected one of {', '.join(SPLITS)}")
     k, most = k or len(np.unique(windows.person)), _most(windows, how)
     dealt = "windows of one recording" if how == "blocks" else how
-    if not 2 <= k <= most: raise DataError(f"split {how!r}: {k} parts, expected 2 to {most}, the most into which {dealt} can be dealt")
-    part, out, frames = _parts(windows, how, k, np.random.default_rng([seed, SPLITS.index(how)])), [], windows.x.shape[1]
+    if not 2 <= k <= most:
+        raise DataError(f"split {how!r}: {k} parts, expected 2 to {most}, the most into which {dealt} can be dealt")
+    part, out, frames = (
+        _parts(windows, how, k, np.random.default_rng([seed, SPLITS.index(how)])), [], windows.x.shape[1],
+    )
     for i in range(k):
         test, train = part == i, part != i
         if how == "blocks":
@@ -61,8 +74,11 @@ def folds(
                 rows, tested = windows.recording == r, windows.start[test & (windows.recording == r)]
                 train[rows] &= abs(windows.start[rows][:, None] - tested).min(1, initial=frames) >= frames
         lacking = np.setdiff1d(windows.y[test], windows.y[train])
-        if len(lacking): raise DataError(f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left for part {i + 1} of {k}; "
-                                         "expected recordings that can be split so")
+        if len(lacking):
+            raise DataError(
+                f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left for part {i + 1} of {k}; "
+                "expected recordings that can be split so"
+            )
         out.append((np.flatnonzero(train), np.flatnonzero(test)))
     return out
 
@@ -73,7 +89,8 @@ def seen_share(
 ) -> float:
     "Share of the tested frames that training windows hold, a mean over the parts."
     frames = windows.x.shape[1]
-    def covered(rows): return np.unique((windows.recording[rows]*10**9 + windows.start[rows])[:, None] + np.arange(frames))
+    def covered(rows):
+        return np.unique((windows.recording[rows]*10**9 + windows.start[rows])[:, None] + np.arange(frames))
     return float(np.mean([np.isin(covered(test), covered(train)).mean() for train, test in parts]))
 
 # %% ../../nbs/stores/07_landmark_windows.ipynb #bb36e324
@@ -119,9 +136,11 @@ def window_store(
     *, every=1    # keep every n-th frame of a window
 ) -> WindowStore:
     "The windows as a network reads them; `DataError` for unknown inputs, or if no two frames would be left."
-    if inputs not in INPUTS: raise DataError(f"inputs {inputs!r} are unknown; expected one of {', '.join(INPUTS)}")
+    if inputs not in INPUTS:
+        raise DataError(f"inputs {inputs!r} are unknown; expected one of {', '.join(INPUTS)}")
     frames = windows.x.shape[1]
-    if every < 1 or len(range(0, frames, every)) < 2: raise DataError(f"every = {every}: expected 1 or more, and two frames left of {frames}")
+    if every < 1 or len(range(0, frames, every)) < 2:
+        raise DataError(f"every = {every}: expected 1 or more, and two frames left of {frames}")
     x = body_centred(windows.x) if inputs == "body_centred" else windows.x
     return WindowStore(torch.from_numpy(np.ascontiguousarray(x[:, ::every])), torch.from_numpy(np.asarray(windows.y)))
 

@@ -19,20 +19,31 @@ __all__ = ['MotionWindows', 'WindowBatch', 'predict']
 class MotionWindows:
     "A window around every `stride`-th frame of every clip; `DataError` names a clip that is shorter than a window."
     def __init__(self, motion_set: MotionSet, frames=27, *, causal=False, stride=1):
-        if frames < 1 or frames % 2 == 0: raise DataError(f"windows of {frames} frames; expected an odd number, so that there is a centre")
-        if stride < 1: raise DataError(f"stride {stride}; expected at least 1")
+        if frames < 1 or frames % 2 == 0:
+            raise DataError(f"windows of {frames} frames; expected an odd number, so that there is a centre")
+        if stride < 1:
+            raise DataError(f"stride {stride}; expected at least 1")
         for c in motion_set.views:
             if len(c) < frames:
-                raise DataError(f"{c.key}, camera {c.camera}: {len(c)} frames, and a window has {frames}; expected clips that are as long (see `subset`)")
+                raise DataError(
+                    f"{c.key}, camera {c.camera}: {len(c)} frames, and a window has {frames}; expected clips that are as long (see `subset`)"
+                )
         self.motion_set, self.frames, self.causal, self.stride = motion_set, frames, causal, stride
         before, after = (frames - 1, 0) if causal else (frames//2, frames//2)
-        padded = np.concatenate([np.concatenate([c.pose2d[:1]]*before + [c.pose2d] + [c.pose2d[-1:]]*after) for c in motion_set.views])
+        padded = np.concatenate(
+            [np.concatenate([c.pose2d[:1]] * before + [c.pose2d] + [c.pose2d[-1:]] * after) for c in motion_set.views]
+        )
         targets = [np.arange(0, len(c), stride) for c in motion_set.views]
-        self.clip_index, self.frame = np.repeat(np.arange(len(targets)), [len(t) for t in targets]), np.concatenate(targets) # (n) which clip, which frame of it
+        # (n) which clip, which frame of it
+        self.clip_index, self.frame = (
+            np.repeat(np.arange(len(targets)), [len(t) for t in targets]), np.concatenate(targets),
+        )
         starts = np.cumsum([0] + [len(c) + frames - 1 for c in motion_set.views])
         self._starts, self._mirrored = torch.as_tensor(starts[self.clip_index] + self.frame), len(padded)
         pose3d = np.concatenate([c.pose3d[t] for c, t in zip(motion_set.views, targets)])
-        self._pose2d, self._pose3d = (torch.as_tensor(np.concatenate([a, mirror(a)])).contiguous() for a in (padded, pose3d))
+        self._pose2d, self._pose3d = (
+            torch.as_tensor(np.concatenate([a, mirror(a)])).contiguous() for a in (padded, pose3d)
+        )
         self._drawn = None, None
 
     def __len__(self): return len(self.frame)
@@ -59,7 +70,8 @@ def to(
 ) -> MotionWindows:
     "The same windows in the memory of another device."
     other = copy(self)
-    for name in ("_pose2d", "_pose3d", "_starts"): setattr(other, name, getattr(self, name).to(device))
+    for name in ("_pose2d", "_pose3d", "_starts"):
+        setattr(other, name, getattr(self, name).to(device))
     other._drawn = None, None
     return other
 
@@ -90,8 +102,11 @@ def batch(
     if flip:
         mirrored = self._chance(seed, epoch)[index] < flip
         rows, targets = rows + mirrored*self._mirrored, targets + mirrored*len(self)
-    windows = self._pose2d.as_strided((len(self._pose2d) - self.frames + 1, self.frames*34), (34, 1)) # row i: the frames from i on, a view
-    return WindowBatch(windows.index_select(0, rows).view(-1, self.frames, 17, 2), self._pose3d.index_select(0, targets), index)
+    # row i: the frames from i on, a view
+    windows = self._pose2d.as_strided((len(self._pose2d) - self.frames + 1, self.frames*34), (34, 1))
+    return WindowBatch(
+        windows.index_select(0, rows).view(-1, self.frames, 17, 2), self._pose3d.index_select(0, targets), index
+    )
 
 # %% ../../nbs/stores/06_motion_windows.ipynb #a0cfaa27
 @patch
@@ -116,7 +131,8 @@ def predict(
     windows = windows.to(device)
     for rows in torch.arange(len(windows), device=device).split(batch_size):
         pose = model(windows.batch(rows).pose2d).float()
-        if flip_test: pose = (pose + mirror(model(windows.batch(rows, flip=1.).pose2d).float())) / 2
+        if flip_test:
+            pose = (pose + mirror(model(windows.batch(rows, flip=1.).pose2d).float())) / 2
         found.append(pose.cpu())
     model.train(training)
     return torch.cat(found)

@@ -19,7 +19,9 @@ from ..core.hashing import content_hash
 from ..core.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from ..core.paths import data_dir
 from ..core.console import progress
-from ..geometry import apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp
+from thesis_lib.geometry import (
+    apply_affine, box_to_center_size, compose_affine, crop_matrix, invert_affine, resize_points, warp,
+)
 from ..heatmaps import decode, encode, flip_heatmaps
 from ..metrics.keypoints import oks_nms
 from ..skeletons import SKELETONS, Skeleton
@@ -49,7 +51,8 @@ class CropStore(PixelStore):
     @property
     def skeleton(self) -> Skeleton: return SKELETONS[self.about["skeleton"]]
     @property
-    def crop_size(self): # (w, h) of the region without margin: at this size an evaluation crop is a plain slice of the store
+    # (w, h) of the region without margin: at this size an evaluation crop is a plain slice of the store
+    def crop_size(self):
         return tuple(round(s / self.about["margin"]) for s in self.about["size"])
     def __repr__(self):
         (w, h), where = self.about["size"], f"{self.images.nbytes/2**20:.1f} MiB on {self.images.device}"
@@ -58,7 +61,8 @@ class CropStore(PixelStore):
 # %% ../../nbs/stores/02_person_crops.ipynb #230d67b4
 def _rows(pose_set, boxes, size, padding, margin): # arrays of a CropStore, images excepted
     people = sorted(person_boxes(pose_set, boxes), key=lambda p: p["image_id"])
-    if not people: raise DataError(f"{pose_set.name}/{pose_set.split}: no person under boxes {boxes!r}; expected at least one")
+    if not people:
+        raise DataError(f"{pose_set.name}/{pose_set.split}: no person under boxes {boxes!r}; expected at least one")
     labels, k = {a["id"]: a for a in pose_set.coco["annotations"]}, pose_set.skeleton.k
     blank = dict(keypoints=[0]*3*k, area=None)
     found = [labels.get(p["ann_id"], blank) for p in people]
@@ -66,10 +70,13 @@ def _rows(pose_set, boxes, size, padding, margin): # arrays of a CropStore, imag
     center, region = box_to_center_size(bbox, size[0]/size[1], padding)
     joints = np.array([a["keypoints"] for a in found], float).reshape(-1, k, 3)
     return dict(
-        matrix=crop_matrix(center, region*margin, size).numpy(), center=center.numpy(), size=region.numpy(), bbox=bbox,
-        score=np.array([p["score"] for p in people], float), area=np.array([b[2]*b[3] if a["area"] is None else a["area"] for a, b in zip(found, bbox)], float),
-        image_id=np.array([p["image_id"] for p in people]), ann_id=np.array([-1 if p["ann_id"] is None else p["ann_id"] for p in people]),
-        keypoints=joints[..., :2], visible=joints[..., 2].astype(np.int8))
+        matrix=crop_matrix(center, region * margin, size).numpy(), center=center.numpy(), size=region.numpy(),
+        bbox=bbox, score=np.array([p["score"] for p in people], float),
+        area=np.array([b[2] * b[3] if a["area"] is None else a["area"] for a, b in zip(found, bbox)], float),
+        image_id=np.array([p["image_id"] for p in people]),
+        ann_id=np.array([-1 if p["ann_id"] is None else p["ann_id"] for p in people]), keypoints=joints[..., :2],
+        visible=joints[..., 2].astype(np.int8),
+    )
 
 # %% ../../nbs/stores/02_person_crops.ipynb #0ef189e7
 def _groups(image_id): # sorted ids -> rows of each image
@@ -91,18 +98,25 @@ def _cut_all(file, offset, rows, pose_set, size, workers): # decode each image o
             _pwrite(file, np.ascontiguousarray(crop.transpose(2, 0, 1)), offset + i*bytes_each)
     groups = _groups(rows["image_id"])
     with ThreadPoolExecutor(workers) as pool:
-        for _ in progress(pool.map(one, groups), f"crops of {pose_set.name}/{pose_set.split}", total=len(groups), unit="image", delay=2, leave=False): pass
+        for _ in progress(
+            pool.map(one, groups), f"crops of {pose_set.name}/{pose_set.split}", total=len(groups), unit="image",
+            delay=2, leave=False,
+        ):
+            pass
 
 def _write_store(folder, rows, about, pose_set, workers): # under `folder`, complete or not at all
     w, h = about["size"]
-    with write_pixels(folder, "crops", (len(rows["image_id"]), 3, h, w), about, sum(a.nbytes for a in rows.values())) as (part, file):
+    with write_pixels(
+        folder, "crops", (len(rows["image_id"]), 3, h, w), about, sum(a.nbytes for a in rows.values())
+    ) as (part, file):
         _cut_all(file.fileno(), file.tell(), rows, pose_set, (w, h), workers)
         np.savez(part/"persons.npz", **rows)
 
 # %% ../../nbs/stores/02_person_crops.ipynb #325c42ae
 def _read_store(folder):
     def make(images, about):
-        with np.load(folder/"persons.npz") as persons: return CropStore(images, **persons, about=about)
+        with np.load(folder/"persons.npz") as persons:
+            return CropStore(images, **persons, about=about)
     return read_pixels(folder, "crop", make)
 
 def with_margin(
@@ -122,12 +136,18 @@ def build(
     workers=None     # threads, default one per core
 ) -> CropStore:
     "Cut every person out once, or open what was cut before; `DataError` names an image that cannot be read, or the folder if the disk is full."
-    about = dict(version=1, name=pose_set.name, split=pose_set.split, boxes=boxes, fingerprint=pose_set.fingerprint, detections=content_hash(pose_set.detections.get(boxes)),
-                 size=list(size), padding=padding, margin=margin, skeleton=pose_set.skeleton.name, category_id=pose_set.coco["categories"][0]["id"])
+    about = dict(
+        version=1, name=pose_set.name, split=pose_set.split, boxes=boxes, fingerprint=pose_set.fingerprint,
+        detections=content_hash(pose_set.detections.get(boxes)), size=list(size), padding=padding, margin=margin,
+        skeleton=pose_set.skeleton.name, category_id=pose_set.coco["categories"][0]["id"],
+    )
     about["key"] = content_hash(about)
     folder = Path(cache_dir or data_dir()/"crops")/f"{pose_set.name}-{pose_set.split}-{boxes}-{about['key']}"
     with locked(folder.with_name(folder.name + ".lock")):
-        if not folder.exists(): _write_store(folder, _rows(pose_set, boxes, tuple(size), padding, margin), about, pose_set, workers or os.cpu_count())
+        if not folder.exists():
+            _write_store(
+                folder, _rows(pose_set, boxes, tuple(size), padding, margin), about, pose_set, workers or os.cpu_count()
+            )
         return _read_store(folder)
 
 # %% ../../nbs/stores/02_person_crops.ipynb #34160543
@@ -146,23 +166,27 @@ def _normal(u): # (b 2) uniform -> (b) normal, Box-Muller
 
 _LOWER = ("hip", "knee", "ankle", "heel", "foot", "pelvis")
 
-def _half_body(store, index, wanted, coin): # center (b 2), size (b 2); the whole region where not wanted or not possible
+# center (b 2), size (b 2); the whole region where not wanted or not possible
+def _half_body(store, index, wanted, coin):
     points, seen, (w, h) = store.keypoints[index], store.visible[index] > 0, store.about["size"]
     lower = np.array([any(part in joint for part in _LOWER) for joint in store.skeleton.joints])
     take_lower = ~((coin < .5) & ((seen & ~lower).sum(1) > 2)) & ((seen & lower).sum(1) > 2)
     chosen = seen & (lower == take_lower[:, None])
     use = wanted & (seen.sum(1) > seen.shape[1]//2) & (chosen.sum(1) > 1)
     low, high = (np.where(chosen[..., None], points, fill) for fill in (np.inf, -np.inf))
-    with np.errstate(invalid="ignore"): extent = high.max(1) - low.min(1)
+    with np.errstate(invalid="ignore"):
+        extent = high.max(1) - low.min(1)
     extent = np.maximum(extent, extent[:, ::-1] * [w/h, h/w]) * 1.5
     middle = np.where(chosen[..., None], points, 0).sum(1) / np.maximum(chosen.sum(1), 1)[:, None]
     center, size, use = store.center[index], store.size[index], use[:, None]
     return np.where(use, middle, center), np.where(use, np.maximum(extent, size/4), size)
 
 # %% ../../nbs/stores/02_person_crops.ipynb #692036aa
-def _view(store, index, augment, seed, epoch): # center, size, rotation, scale, flip, factors of brightness, contrast, saturation
+# center, size, rotation, scale, flip, factors of brightness, contrast, saturation
+def _view(store, index, augment, seed, epoch):
     b = len(index)
-    if augment is None: return store.center[index], store.size[index], np.zeros(b), np.ones(b), np.zeros(b), np.ones((b, 3))
+    if augment is None:
+        return store.center[index], store.size[index], np.zeros(b), np.ones(b), np.zeros(b), np.ones((b, 3))
     u, s = uniform(seed, epoch, index, 11), augment.scale
     rotation = np.clip(_normal(u[:, 2:4]), -2, 2) * augment.rotation * (u[:, 1] < augment.rotation_p)
     scale = np.clip(1 + s*_normal(u[:, 4:6]), 1 - s, 1 + s)
@@ -172,7 +196,8 @@ def _view(store, index, augment, seed, epoch): # center, size, rotation, scale, 
 # %% ../../nbs/stores/02_person_crops.ipynb #fd9b2edf
 _MEAN, _STD, _LUMA = (torch.tensor(v, dtype=torch.double) for v in (IMAGENET_MEAN, IMAGENET_STD, (.299, .587, .114)))
 
-def _colour(factors): # (b 3) brightness, contrast, saturation -> matrix (b 3 3), offset (b 3 1), from 0 ... 255 to normalised
+# (b 3) brightness, contrast, saturation -> matrix (b 3 3), offset (b 3 1), from 0 ... 255 to normalised
+def _colour(factors):
     b, c, s = (f[:, None, None] for f in torch.as_tensor(factors).unbind(-1))
     mix = b*c*(s*torch.eye(3, dtype=torch.double) + (1 - s)*_LUMA)
     return mix / (255*_STD[:, None]), (.5*(1 - c) - _MEAN[:, None]) / _STD[:, None]
@@ -200,7 +225,10 @@ def _render(store, index, m, colour, offset, out_size): # stored crops -> (b 3 h
     step = 4 if store.device.type == "cpu" else len(index)
     for i in range(0, len(index), step):
         part = slice(i, i + step)
-        torch.baddbmm(offset[part], colour[part], warp(store.fetch(index[part]).float(), m[part], out_size).flatten(2), out=out[part].flatten(2))
+        torch.baddbmm(
+            offset[part], colour[part], warp(store.fetch(index[part]).float(), m[part], out_size).flatten(2),
+            out=out[part].flatten(2),
+        )
     return out
 
 # %% ../../nbs/stores/02_person_crops.ipynb #0e66da2f
@@ -218,11 +246,15 @@ def batch(
     "Crops, augmented or plain, with their targets."
     index, (w, h) = np.asarray(index), out_size or self.crop_size
     heatmap_size = heatmap_size or (w//4, h//4)
-    center, size, rotation, scale, flip, factors = (torch.as_tensor(v) for v in _view(self, index, augment, seed, epoch))
+    center, size, rotation, scale, flip, factors = (
+        torch.as_tensor(v) for v in _view(self, index, augment, seed, epoch)
+    )
     matrix = crop_matrix(center, size, (w, h), rotation, scale, flip)
     points, visible = apply_affine(torch.as_tensor(self.keypoints[index]), matrix), torch.as_tensor(self.visible[index])
     swap, mirrored = self.skeleton.flip_index, flip[:, None] > 0
-    points, visible = torch.where(mirrored[..., None], points[:, swap], points), torch.where(mirrored, visible[:, swap], visible)
+    points, visible = (
+        torch.where(mirrored[..., None], points[:, swap], points), torch.where(mirrored, visible[:, swap], visible),
+    )
     joints = resize_points(points, (w, h), heatmap_size)
     reached = ((joints > -3*sigma) & (joints < joints.new_tensor(heatmap_size) + 3*sigma - 1)).all(-1)
 
@@ -231,8 +263,12 @@ def batch(
     rows, weights = torch.as_tensor(index), small((visible > 0) & reached)
     stored = compose_affine(matrix, invert_affine(torch.as_tensor(self.matrix[index])))
     images = _render(self, rows, stored.float(), *(small(v) for v in _colour(factors)), (w, h))
-    if channels_last: images = images.contiguous(memory_format=torch.channels_last)
-    return Batch(images, encode(small(joints), weights, heatmap_size, sigma), weights, small(points), move(visible), small(matrix), move(rows))
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return Batch(
+        images, encode(small(joints), weights, heatmap_size, sigma), weights, small(points), move(visible),
+        small(matrix), move(rows),
+    )
 
 # %% ../../nbs/stores/02_person_crops.ipynb #5882a1e6
 def to_image(
@@ -253,13 +289,16 @@ def predict(
     out_size=None     # (w, h) of the model's input, default `store.crop_size`
 ) -> tuple: # keypoints (n k 2) image pixels, scores (n k) heatmap peaks; on the CPU, in the order of the store
     "Keypoints of everybody in a store; the model's training mode is left as it was."
-    flip_index, store = store.skeleton.flip_index, store if torch.device(device) == store.device else store.to(device, resident=False)
+    flip_index, store = (
+        store.skeleton.flip_index, store if torch.device(device) == store.device else store.to(device, resident=False),
+    )
     training, found = model.training, []
     model.to(device).eval()
     for rows in np.split(np.arange(len(store)), range(batch_size, len(store), batch_size)):
         some = store.batch(rows, out_size=out_size)
         maps = model(some.images).float()
-        if flip_test: maps = (maps + flip_heatmaps(model(some.images.flip(-1)).float(), flip_index)) / 2
+        if flip_test:
+            maps = (maps + flip_heatmaps(model(some.images.flip(-1)).float(), flip_index)) / 2
         points, scores = decode(maps, decoder, blur)
         points = resize_points(points, maps.shape[:1:-1], some.images.shape[:1:-1])
         found.append((to_image(points, some.matrix).cpu(), scores.cpu()))
@@ -275,31 +314,46 @@ def to_results(
     least=.2   # joints below this do not count towards the score
 ) -> list: # [{image_id, category_id, keypoints [x, y, score ...], score}]
     "COCO results for `metrics.coco_keypoint_ap`; `DataError` if the store holds other people."
-    if tuple(scores.shape) != store.visible.shape: raise DataError(f"scores of shape {tuple(scores.shape)}; the store holds {store.visible.shape} persons and joints")
+    if tuple(scores.shape) != store.visible.shape:
+        raise DataError(
+            f"scores of shape {tuple(scores.shape)}; the store holds {store.visible.shape} persons and joints"
+        )
     keypoints, scores = np.asarray(keypoints, float), np.asarray(scores, float)
     sure = scores > least
     total = store.score * (scores*sure).sum(1) / np.maximum(sure.sum(1), 1)
     kept = range(len(store)) if nms is None else sorted(i for rows in _groups(store.image_id) for i in
         rows[oks_nms(keypoints[rows], total[rows], store.size[rows].prod(1), store.skeleton.sigmas, nms)])
     triples = np.concatenate([keypoints, scores[..., None]], -1).reshape(len(store), -1)
-    return [dict(image_id=int(store.image_id[i]), category_id=store.about["category_id"], keypoints=triples[i].tolist(), score=float(total[i])) for i in kept]
+    return [
+        dict(
+            image_id=int(store.image_id[i]), category_id=store.about["category_id"], keypoints=triples[i].tolist(),
+            score=float(total[i]),
+        )
+        for i in kept
+    ]
 
 # %% ../../nbs/stores/02_person_crops.ipynb #294dd466
 def _patch_targets(joints, weights, size, sigma): # (k h w), each Gaussian cut off at 3 sigma
     maps, reach = np.zeros((len(joints), size[1], size[0]), np.float32), int(3*sigma)
     for target, (x, y), weight in zip(maps, joints, weights):
-        left, top, right, bottom = max(0, round(x) - reach), max(0, round(y) - reach), min(size[0], round(x) + reach + 1), min(size[1], round(y) + reach + 1)
+        left, top, right, bottom = (
+            max(0, round(x) - reach), max(0, round(y) - reach), min(size[0], round(x) + reach + 1),
+            min(size[1], round(y) + reach + 1),
+        )
         if weight and left < right and top < bottom:
             columns, rows = np.arange(left, right), np.arange(top, bottom)[:, None]
             target[top:bottom, left:right] = np.exp(-((columns - x)**2 + (rows - y)**2) / (2*sigma**2))
     return maps
 
+# %% ../../nbs/stores/02_person_crops.ipynb #92a1842f
 class ClassicPipeline(torch.utils.data.Dataset):
     "The usual per-sample pipeline on ground-truth boxes, as the benchmark's reference."
     def __init__(self, pose_set, out_size, *, augment=Augment(), sigma=2., padding=1.25, seed=0):
         about = dict(size=out_size, skeleton=pose_set.skeleton.name)
         self.people = CropStore(None, **_rows(pose_set, "gt", out_size, padding, 1.), about=about)
-        self.paths, self.size, self.sigma, self.options = {i["id"]: str(pose_set.path(i)) for i in pose_set.coco["images"]}, out_size, sigma, (augment, seed)
+        self.paths, self.size, self.sigma, self.options = (
+            {i["id"]: str(pose_set.path(i)) for i in pose_set.coco["images"]}, out_size, sigma, (augment, seed),
+        )
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
@@ -314,10 +368,14 @@ class ClassicPipeline(torch.utils.data.Dataset):
         image = cv2.cvtColor(cv2.imread(self.paths[people.image_id[i]]), cv2.COLOR_BGR2RGB)
         m = cv2.getRotationMatrix2D(tuple(center), rotation, w / (size[0]*scale))
         m[:, 2] += (np.array([w, h]) - 1)/2 - center
-        crop, joints, visible = cv2.warpAffine(image, m, (w, h)), people.keypoints[i] @ m[:, :2].T + m[:, 2], people.visible[i]
+        crop, joints, visible = (
+            cv2.warpAffine(image, m, (w, h)), people.keypoints[i] @ m[:, :2].T + m[:, 2], people.visible[i],
+        )
         if flip:
             joints[:, 0] = w - 1 - joints[:, 0]
-            crop, joints, visible = crop[:, ::-1], joints[people.skeleton.flip_index], visible[people.skeleton.flip_index]
+            crop, joints, visible = (
+                crop[:, ::-1], joints[people.skeleton.flip_index], visible[people.skeleton.flip_index],
+            )
         pixels = cv2.transform(crop.astype(np.float32), self.colours[i])
         joints, weights = (joints + .5)/4 - .5, (visible > 0).astype(np.float32)
         heatmaps = _patch_targets(joints, weights, (w//4, h//4), self.sigma)

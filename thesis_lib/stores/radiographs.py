@@ -39,8 +39,15 @@ def _square(radiograph, side): # (h w) uint8 -> (side side) uint8
     h, w = radiograph.shape
     longest = max(h, w)
     top, left = (longest - h)//2, (longest - w)//2
-    if h != w: radiograph = cv2.copyMakeBorder(radiograph, top, longest - h - top, left, longest - w - left, cv2.BORDER_CONSTANT, value=0)
-    return radiograph if longest == side else cv2.resize(radiograph, (side, side), interpolation=cv2.INTER_AREA if longest > side else cv2.INTER_LINEAR)
+    if h != w:
+        radiograph = cv2.copyMakeBorder(
+            radiograph, top, longest - h - top, left, longest - w - left, cv2.BORDER_CONSTANT, value=0
+        )
+    return (
+        radiograph
+        if longest == side
+        else cv2.resize(radiograph, (side, side), interpolation=cv2.INTER_AREA if longest > side else cv2.INTER_LINEAR)
+    )
 
 # %% ../../nbs/stores/05_radiographs.ipynb #6724e4e9
 @dataclass
@@ -57,7 +64,8 @@ class RadiographStore(PixelStore):
     @property
     def matrix(self): return letterbox(self.sizes, self.side) # (n 2 3) radiograph pixels -> store pixels
     def labels(self, name=None): # (n 16) float32; None: the only version there is
-        if name is None and len(self.radiographs.labels) == 1: name = next(iter(self.radiographs.labels))
+        if name is None and len(self.radiographs.labels) == 1:
+            name = next(iter(self.radiographs.labels))
         return version(self.radiographs.labels, name, f"{self.radiographs.name}/{self.radiographs.split}")
     def __repr__(self):
         where = f"{self.images.nbytes/2**20:.1f} MiB on {self.images.device}"
@@ -69,10 +77,22 @@ def _write_store(folder, chest_set, about, workers): # under `folder`, complete 
     def one(path):
         radiograph = read_radiograph(path)
         return radiograph.shape[::-1], _square(radiograph, side).tobytes()
-    with write_pixels(folder, "radiographs", (n, side, side), about, 64*n) as (part, file), ThreadPoolExecutor(workers) as pool:
-        found = (radiograph for start in range(0, n, 256) for radiograph in pool.map(one, chest_set.paths[start:start + 256])) # a failure waits for few
-        for size, pixels in progress(found, f"radiographs of {chest_set.name}/{chest_set.split}", total=n, unit="radiograph", delay=2, leave=False):
-            sizes.append(size); file.write(pixels)
+    with (
+        write_pixels(folder, "radiographs", (n, side, side), about, 64 * n) as (part, file),
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        # a failure waits for few
+        found = (
+            radiograph
+            for start in range(0, n, 256)
+            for radiograph in pool.map(one, chest_set.paths[start : start + 256])
+        )
+        for size, pixels in progress(
+            found, f"radiographs of {chest_set.name}/{chest_set.split}", total=n, unit="radiograph", delay=2,
+            leave=False,
+        ):
+            sizes.append(size)
+            file.write(pixels)
         np.save(part/"sizes.npy", np.array(sizes))
 
 # %% ../../nbs/stores/05_radiographs.ipynb #3abfab60
@@ -83,13 +103,21 @@ def build(
     workers=None    # threads, default one per core
 ) -> RadiographStore:
     "Decode every radiograph once, or open what was decoded before; `DataError` names a radiograph that cannot be read, or the folder if the disk is full."
-    if side < 8: raise DataError(f"{chest_set.name}/{chest_set.split}: side is {side}; expected at least 8 pixels")
-    about = dict(version=1, name=chest_set.name, split=chest_set.split, side=side, radiographs=content_hash(chest_set.pixels, [p.name for p in chest_set.paths]))
+    if side < 8:
+        raise DataError(f"{chest_set.name}/{chest_set.split}: side is {side}; expected at least 8 pixels")
+    about = dict(
+        version=1, name=chest_set.name, split=chest_set.split, side=side,
+        radiographs=content_hash(chest_set.pixels, [p.name for p in chest_set.paths]),
+    )
     about["key"] = content_hash(about)
     folder = Path(cache_dir or data_dir()/"radiographs")/f"{chest_set.name}-{chest_set.split}-{side}-{about['key']}"
     with locked(folder.with_name(folder.name + ".lock")):
-        if not folder.exists(): _write_store(folder, chest_set, about, workers or os.cpu_count())
-        return read_pixels(folder, "radiograph", lambda images, about: RadiographStore(images, np.load(folder/"sizes.npy"), chest_set, about))
+        if not folder.exists():
+            _write_store(folder, chest_set, about, workers or os.cpu_count())
+        return read_pixels(
+            folder, "radiograph",
+            lambda images, about: RadiographStore(images, np.load(folder / "sizes.npy"), chest_set, about),
+        )
 
 # %% ../../nbs/stores/05_radiographs.ipynb #0649c6ff
 @dataclass(frozen=True)
@@ -111,7 +139,10 @@ def _draw(index, augment, seed, epoch): # (b 9): rotation, scale, shift x y, bri
 
 def _noise_field(side, device, cache={}): # (side + _SPARE) squared standard normal numbers, always the same
     key = side, str(device)
-    if key not in cache: cache[key] = torch.from_numpy(np.random.default_rng(side).standard_normal((side + _SPARE,)*2, np.float32)).to(device)
+    if key not in cache:
+        cache[key] = torch.from_numpy(np.random.default_rng(side).standard_normal((side + _SPARE,) * 2, np.float32)).to(
+            device
+        )
     return cache[key]
 
 # %% ../../nbs/stores/05_radiographs.ipynb #f6c440bd
@@ -132,13 +163,18 @@ def to_grey(
 def _render(radiographs, drawn): # (b s s) uint8, (b 9) -> (b 1 s s) normalised
     device, side = radiographs.device, radiographs.shape[-1]
     rotation, scale, x, y, brightness, contrast, noise, left, top = torch.as_tensor(drawn).unbind(-1)
-    middle, whole = torch.full((len(radiographs), 2), (side - 1)/2, dtype=torch.double), torch.full((len(radiographs), 2), float(side), dtype=torch.double)
+    middle, whole = (
+        torch.full((len(radiographs), 2), (side - 1) / 2, dtype=torch.double),
+        torch.full((len(radiographs), 2), float(side), dtype=torch.double),
+    )
     matrix = crop_matrix(middle, whole, (side, side), rotation, 1 + scale, shift=torch.stack([x, y], -1)).float()
     factors = (1 + contrast)/255, .5 + brightness - .5*(1 + contrast), noise
     gain, offset, noise = (v.float().to(device, non_blocking=True)[:, None, None, None] for v in factors)
     windows = _noise_field(side, device).unfold(0, side, 1).unfold(1, side, 1) # a view, (spare spare s s)
     grain = windows[left.long().to(device), top.long().to(device)][:, None]
-    return (warp(radiographs[:, None].float(), matrix, (side, side)).mul_(gain).add_(offset).addcmul_(noise, grain) - _MEAN) / _STD
+    return (
+        warp(radiographs[:, None].float(), matrix, (side, side)).mul_(gain).add_(offset).addcmul_(noise, grain) - _MEAN
+    ) / _STD
 
 # %% ../../nbs/stores/05_radiographs.ipynb #30860701
 @patch
@@ -152,11 +188,18 @@ def batch(
     "Radiographs, augmented or plain, with one version of their labels."
     index, values = np.asarray(index), self.labels(labels)
     radiographs = self.fetch(torch.as_tensor(index))
-    if augment is None: images = radiographs[:, None].float().div_(255).sub_(_MEAN).div_(_STD)
+    if augment is None:
+        images = radiographs[:, None].float().div_(255).sub_(_MEAN).div_(_STD)
     else: # on a CPU a few radiographs at a time stay in the cache
-        drawn, step = _draw(index, augment, seed, epoch), max(1, 2**16//self.side**2) if self.device.type == "cpu" else len(index)
+        drawn, step = (
+            _draw(index, augment, seed, epoch),
+            max(1, 2**16 // self.side**2) if self.device.type == "cpu" else len(index),
+        )
         images = torch.cat([_render(radiographs[i:i + step], drawn[i:i + step]) for i in range(0, len(index), step)])
-    return RadiographBatch(images, torch.as_tensor(values[index]).to(self.device, non_blocking=True), torch.as_tensor(index).to(self.device, non_blocking=True))
+    return RadiographBatch(
+        images, torch.as_tensor(values[index]).to(self.device, non_blocking=True),
+        torch.as_tensor(index).to(self.device, non_blocking=True),
+    )
 
 # %% ../../nbs/stores/05_radiographs.ipynb #3ad1d1dc
 def positive_weight(
@@ -186,7 +229,9 @@ def predict(
     *, batch_size=256, device="cpu"
 ) -> torch.Tensor: # (n 16) logits on the CPU, in the order of the store
     "Logits of every radiograph; the model's training mode is left as it was."
-    store, training = store if torch.device(device) == store.device else store.to(device, resident=False), model.training
+    store, training = (
+        store if torch.device(device) == store.device else store.to(device, resident=False), model.training,
+    )
     any_labels, found = next(iter(store.radiographs.labels)), []
     model.to(device).eval()
     for rows in np.split(np.arange(len(store)), range(batch_size, len(store), batch_size)):

@@ -13,4 +13,6 @@ _PUBLIC = dict( # module -> its public names
         "gpu_ids take_gpus main"),
     forkserver="libraries serve run",
 )
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}
+)

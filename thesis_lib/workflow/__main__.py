@@ -8,4 +8,5 @@ __all__ = []
 # %% ../../nbs/workflow/99_main.ipynb #10febe1b
 from .profiles import main
 
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    raise SystemExit(main())

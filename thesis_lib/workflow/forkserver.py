@@ -18,58 +18,79 @@ def libraries(
     found = set()
     for path in Path(package).rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Import): found |= {a.name for a in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0: found.add(node.module)
+            if isinstance(node, ast.Import):
+                found |= {a.name for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(node.module)
     return sorted(n for n in found if n != "__future__" and n.split(".")[0] != Path(package).name)
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #2b640a2b
-_FOR_NOTEBOOKS = ["papermill.cli", "ipykernel.ipkernel"] # not ipykernel.kernelapp: at its import it looks whose child it is
+# not ipykernel.kernelapp: at its import it looks whose child it is
+_FOR_NOTEBOOKS = ["papermill.cli", "ipykernel.ipkernel"]
 
 def serve(
     folder: str, # empty; removed at the end
     package: str # its libraries are imported
 ):
     "Fork for each command that `run` sends, until standard input ends."
-    try: _serve(folder, package)
-    finally: shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _serve(folder, package)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 def _serve(folder, package):
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(f"{folder}/socket"); listener.listen(64)
-    kernel = Path(folder)/"kernels/python3"; kernel.mkdir(parents=True)
+    listener.bind(f"{folder}/socket")
+    listener.listen(64)
+    kernel = Path(folder)/"kernels/python3"
+    kernel.mkdir(parents=True)
     argv = [sys.executable, "-P", str(Path(__file__).resolve()), "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel/"kernel.json").write_text(json.dumps(dict(argv=argv, display_name="Python 3", language="python")))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline" # as ipykernel does, but before matplotlib is imported
+    # as ipykernel does, but before matplotlib is imported
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     for name in [*_FOR_NOTEBOOKS, *libraries(package)]:
-        if select.select([sys.stdin], [], [], 0)[0]: return
-        with contextlib.suppress(BaseException): importlib.import_module(name) # the run that needs it will say what is wrong
-    gc.collect(); gc.freeze() # the garbage collector of a fork leaves the shared pages alone
+        if select.select([sys.stdin], [], [], 0)[0]:
+            return
+        with contextlib.suppress(BaseException):
+            importlib.import_module(name) # the run that needs it will say what is wrong
+    gc.collect()
+    gc.freeze() # the garbage collector of a fork leaves the shared pages alone
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
-        if os.fork() == 0: listener.close(); _keep(connection)
+        if os.fork() == 0:
+            listener.close()
+            _keep(connection)
         connection.close()
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]: pass
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #a57b584d
 def _keep(connection):
-    try: _watch(connection)
-    finally: os._exit(1)
+    try:
+        _watch(connection)
+    finally:
+        os._exit(1)
 
 def _watch(connection):
     _, files, _, _ = socket.recv_fds(connection, 1, 3)
-    with connection.makefile("rb", buffering=0) as f: request = json.loads(f.readline())
+    with connection.makefile("rb", buffering=0) as f:
+        request = json.loads(f.readline())
     if not (command := os.fork()):
         connection.close()
         _become(files, **request)
-    for f in (*files, 0, 1, 2): os.close(f)
-    with contextlib.suppress(OSError): connection.send(_BEGUN)
+    for f in (*files, 0, 1, 2):
+        os.close(f)
+    with contextlib.suppress(OSError):
+        connection.send(_BEGUN)
     done = 0
     while not done:
         if select.select([connection], [], [], .02)[0]:
-            if number := _received(connection): os.kill(command, number[0])
-            else: _end(command)
+            if number := _received(connection):
+                os.kill(command, number[0])
+            else:
+                _end(command)
         done, status = os.waitpid(command, os.WNOHANG)
     code = os.waitstatus_to_exitcode(status)
     connection.send(bytes([code if code >= 0 else 128 - code])) # as a shell counts
@@ -78,54 +99,73 @@ def _watch(connection):
 _BEGUN = b"b"
 
 def _received(connection): # a byte; none if the other side is gone
-    with contextlib.suppress(OSError): return connection.recv(1)
+    with contextlib.suppress(OSError):
+        return connection.recv(1)
     return b""
 
 def _end(command): # nobody waits for it any more
-    with contextlib.suppress(ProcessLookupError): os.killpg(command, signal.SIGKILL)
-    os.kill(command, signal.SIGKILL); os.waitpid(command, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(command, signal.SIGKILL)
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
     os._exit(0)
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #17420586
 def _become(files, arguments, folder, environment):
     os.setsid()
-    for number, f in enumerate(files): os.dup2(f, number); os.close(f)
-    os.environ.clear(); os.environ.update(environment); os.chdir(folder)
+    for number, f in enumerate(files):
+        os.dup2(f, number)
+        os.close(f)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv, sys.path = list(arguments), [folder, *sys.path]
     code = 0
-    try: runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else int(e.code is not None)
-        if isinstance(e.code, str): print(e.code, file=sys.stderr)
+        if isinstance(e.code, str):
+            print(e.code, file=sys.stderr)
     except BaseException as e:
         code = 130 if isinstance(e, KeyboardInterrupt) else 1
         traceback.print_exc()
-    threading._shutdown(); atexit._run_exitfuncs() # what the interpreter does at its end, without taking a hundred thousand objects apart
-    sys.stdout.flush(); sys.stderr.flush()
+    threading._shutdown()
+    atexit._run_exitfuncs() # what the interpreter does at its end, without taking a hundred thousand objects apart
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #a93bfc22
 def run(*arguments: str) -> int: # exit code
     "Like `python -m arguments...`, in a fork of the server at `$THESIS_WARM`; by a Python of its own where there is no server."
-    if (connection := _ask(arguments)) is None: os.execv(sys.executable, [sys.executable, "-m", *arguments])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, lambda n, _: connection.send(bytes([n])))
+    if (connection := _ask(arguments)) is None:
+        os.execv(sys.executable, [sys.executable, "-m", *arguments])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda n, _: connection.send(bytes([n])))
     parent = os.getppid()
     while not select.select([connection], [], [], 1)[0]:
-        if os.getppid() != parent: return 1 # nobody waits any more: the connection closes, and the command is ended
+        if os.getppid() != parent:
+            return 1 # nobody waits any more: the connection closes, and the command is ended
     with contextlib.suppress(OSError):
-        if code := connection.recv(1): return code[0]
+        if code := connection.recv(1):
+            return code[0]
     print("the process that kept watch over this run was killed; is there enough memory?", file=sys.stderr)
     return 1
 
 def _ask(arguments): # connection to the fork that has begun; None where no server answers
-    if not (folder := os.environ.get("THESIS_WARM")): return
+    if not (folder := os.environ.get("THESIS_WARM")):
+        return
     connection = socket.socket(socket.AF_UNIX)
     with contextlib.suppress(OSError):
         connection.connect(f"{folder}/socket")
         socket.send_fds(connection, [b" "], [0, 1, 2])
-        connection.sendall(json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode() + b"\n")
-        if connection.recv(1) == _BEGUN: return connection
+        connection.sendall(
+            json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode() + b"\n"
+        )
+        if connection.recv(1) == _BEGUN:
+            return connection
 
 
 
@@ -133,8 +173,10 @@ def _ask(arguments): # connection to the fork that has begun; None where no serv
 def main(argv=None) -> int: # exit code
     "The command line: `serve FOLDER`, or the module and arguments of a command to run."
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] != ["serve"]: return run(*argv)
+    if argv[:1] != ["serve"]:
+        return run(*argv)
     serve(argv[1], str(Path(__file__).resolve().parents[1]))
     return 0
 
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    raise SystemExit(main())

@@ -19,10 +19,18 @@ __all__ = ['notebook_parameters', 'Job', 'read_profile', 'profile_records', 'pro
 # %% ../../nbs/workflow/01_profiles.ipynb #9eed3dc0
 def notebook_parameters(path) -> dict: # name -> default
     "Names and default values in the cell tagged `parameters`; `DataError` if there is no such cell or a default is not a plain scalar."
-    cells = [c for c in json.loads(Path(path).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])] # nbformat takes a second to import
-    if len(cells) != 1: raise DataError(f"{path}: expected one cell tagged 'parameters', found {len(cells)}")
-    try: return {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse("".join(cells[0]["source"])).body if isinstance(n, ast.Assign)}
-    except ValueError as e: raise DataError(f"{path}: the parameters cell must hold plain scalars only ({e})") from None
+    # nbformat takes a second to import
+    cells = [c for c in json.loads(Path(path).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    if len(cells) != 1:
+        raise DataError(f"{path}: expected one cell tagged 'parameters', found {len(cells)}")
+    try:
+        return {
+            n.targets[0].id: ast.literal_eval(n.value)
+            for n in ast.parse("".join(cells[0]["source"])).body
+            if isinstance(n, ast.Assign)
+        }
+    except ValueError as e:
+        raise DataError(f"{path}: the parameters cell must hold plain scalars only ({e})") from None
 
 # %% ../../nbs/workflow/01_profiles.ipynb #29ec051d
 @dataclass
@@ -39,7 +47,8 @@ class Job:
     @property
     def folder(self) -> str: return f"{self.experiment}/{self.run}"
     @property
-    def notebook(self) -> str: return f"nbs/{'' if self.experiment.startswith('benchmarks/') else 'experiments/'}{self.experiment}.ipynb"
+    def notebook(self) -> str:
+        return f"nbs/{'' if self.experiment.startswith('benchmarks/') else 'experiments/'}{self.experiment}.ipynb"
 
 # %% ../../nbs/workflow/01_profiles.ipynb #39eaa39a
 def read_profile(
@@ -47,35 +56,58 @@ def read_profile(
     folder=None  # project root
 ) -> tuple: # (text about the profile, list of Job)
     "Read and check a profile; `DataError` names the file, the experiment and the unknown or mistyped parameter."
-    folder = Path(folder or root()); path = folder/"profiles"/f"{name}.yaml"
+    folder = Path(folder or root())
+    path = folder/"profiles"/f"{name}.yaml"
     if not path.is_file():
-        raise DataError(f"profile {name!r}: no such file {path.relative_to(folder)}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}")
-    try: content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e: raise DataError(f"{path.relative_to(folder)}: not valid YAML ({str(e).splitlines()[0]})") from None
+        raise DataError(
+            f"profile {name!r}: no such file {path.relative_to(folder)}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise DataError(f"{path.relative_to(folder)}: not valid YAML ({str(e).splitlines()[0]})") from None
     if not isinstance(content, dict) or set(content) != {"about", "experiments"}:
         raise DataError(f"{path.relative_to(folder)}: expected the two fields 'about' and 'experiments'")
     experiments = content["experiments"]
-    if not isinstance(experiments, dict) or not experiments: raise DataError(f"{path.relative_to(folder)}: 'experiments' must map experiments to their fields, got {experiments!r}")
-    jobs = [job for experiment, entry in experiments.items() for job in _jobs(name, experiment, {} if entry is None else entry, folder)]
+    if not isinstance(experiments, dict) or not experiments:
+        raise DataError(
+            f"{path.relative_to(folder)}: 'experiments' must map experiments to their fields, got {experiments!r}"
+        )
+    jobs = [
+        job
+        for experiment, entry in experiments.items()
+        for job in _jobs(name, experiment, {} if entry is None else entry, folder)
+    ]
     known = {j.experiment for j in jobs}
     for job in jobs:
         for wanted in job.after:
-            if wanted not in known: raise DataError(f"profile {name!r}: {job.experiment} comes after {wanted!r}, which the profile does not run")
+            if wanted not in known:
+                raise DataError(
+                    f"profile {name!r}: {job.experiment} comes after {wanted!r}, which the profile does not run"
+                )
     return content["about"], jobs
 
 # %% ../../nbs/workflow/01_profiles.ipynb #f8592ba7
 def _jobs(profile, experiment, entry, folder):
     where, notebook = f"profile {profile!r}: {experiment}", folder/Job(experiment, "", {}).notebook
     _check_fields(where, entry)
-    if not notebook.is_file(): raise DataError(f"{where}: no notebook {notebook.relative_to(folder)}")
-    accepted, flags, jobs = notebook_parameters(notebook), {k: entry[k] for k in ("after", "gpu", "distributed", "alone") if k in entry}, {}
+    if not notebook.is_file():
+        raise DataError(f"{where}: no notebook {notebook.relative_to(folder)}")
+    accepted, flags, jobs = (
+        notebook_parameters(notebook), {k: entry[k] for k in ("after", "gpu", "distributed", "alone") if k in entry},
+        {},
+    )
     for run, own in entry.get("runs", {"main": {}}).items():
         grid = {k: v for k, v in entry.get("grid", {}).items() if k not in (own or {})}
         for values in itertools.product(*grid.values()):
             name = "_".join([str(run), *(f"{k}{v}" for k, v in zip(grid, values))])
-            params = {**entry.get("params", {}), **(own or {}), **dict(zip(grid, values)), "profile": profile, "run": name}
-            for k, v in params.items(): _check_parameter(f"{where}/{run}", k, v, accepted)
-            if name in jobs or not re.fullmatch(r"[\w.-]+", name): raise DataError(f"{where}: a run named {name!r} {'twice' if name in jobs else 'cannot be a folder'}")
+            params = {
+                **entry.get("params", {}), **(own or {}), **dict(zip(grid, values)), "profile": profile, "run": name,
+            }
+            for k, v in params.items():
+                _check_parameter(f"{where}/{run}", k, v, accepted)
+            if name in jobs or not re.fullmatch(r"[\w.-]+", name):
+                raise DataError(f"{where}: a run named {name!r} {'twice' if name in jobs else 'cannot be a folder'}")
             jobs[name] = Job(experiment, name, params, **flags)
     return list(jobs.values())
 
@@ -83,21 +115,30 @@ def _jobs(profile, experiment, entry, folder):
 _FIELDS = {"params": dict, "runs": dict, "grid": dict, "after": list, "gpu": bool, "distributed": bool, "alone": bool}
 
 def _check_fields(where, entry):
-    if not isinstance(entry, dict): raise DataError(f"{where}: expected fields such as params and runs, got {entry!r}")
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: expected fields such as params and runs, got {entry!r}")
     for key, value in entry.items():
-        if key not in _FIELDS: raise DataError(f"{where}: unknown field {key!r}, expected one of {', '.join(_FIELDS)}")
-        if not isinstance(value, _FIELDS[key]): raise DataError(f"{where}: {key!r} must be a {_FIELDS[key].__name__}, got {value!r}")
+        if key not in _FIELDS:
+            raise DataError(f"{where}: unknown field {key!r}, expected one of {', '.join(_FIELDS)}")
+        if not isinstance(value, _FIELDS[key]):
+            raise DataError(f"{where}: {key!r} must be a {_FIELDS[key].__name__}, got {value!r}")
     for key, values in entry.get("grid", {}).items():
-        if not isinstance(values, list) or not values: raise DataError(f"{where}: grid parameter {key!r} needs a list of values, got {values!r}")
-    if entry.get("runs") == {}: raise DataError(f"{where}: 'runs' is empty; leave it out for one run, named main")
+        if not isinstance(values, list) or not values:
+            raise DataError(f"{where}: grid parameter {key!r} needs a list of values, got {values!r}")
+    if entry.get("runs") == {}:
+        raise DataError(f"{where}: 'runs' is empty; leave it out for one run, named main")
     for run, own in entry.get("runs", {}).items():
-        if not isinstance(own, dict | None): raise DataError(f"{where}/{run}: expected the parameters of the run, got {own!r}")
+        if not isinstance(own, dict | None):
+            raise DataError(f"{where}/{run}: expected the parameters of the run, got {own!r}")
 
 def _check_parameter(where, name, value, accepted):
-    if name not in accepted: raise DataError(f"{where}: unknown parameter {name!r}; the notebook accepts {', '.join(accepted)}")
+    if name not in accepted:
+        raise DataError(f"{where}: unknown parameter {name!r}; the notebook accepts {', '.join(accepted)}")
     kind = type(accepted[name])
     if not (type(value) is kind or (kind is float and type(value) is int)):
-        raise DataError(f"{where}: parameter {name!r} must be {kind.__name__} like its default {accepted[name]!r}, got {value!r}")
+        raise DataError(
+            f"{where}: parameter {name!r} must be {kind.__name__} like its default {accepted[name]!r}, got {value!r}"
+        )
 
 # %% ../../nbs/workflow/01_profiles.ipynb #73a8114d
 def profile_records(
@@ -107,10 +148,13 @@ def profile_records(
 ) -> list[RunRecord]: # in the order of the profile
     "Records of exactly the runs that a profile names; `DataError` names the run that is missing and the command that makes it."
     jobs = [j for j in read_profile(profile, folder)[1] if j.experiment == experiment]
-    if not jobs: raise DataError(f"profile {profile!r} does not run {experiment}")
+    if not jobs:
+        raise DataError(f"profile {profile!r} does not run {experiment}")
     for job in jobs:
         if not (_home(profile, job, folder)/"record.json").is_file():
-            raise DataError(f"{experiment}: run {job.run!r} of profile {profile!r} has left no record.json; make it with: make reproduce PROFILE={profile}")
+            raise DataError(
+                f"{experiment}: run {job.run!r} of profile {profile!r} has left no record.json; make it with: make reproduce PROFILE={profile}"
+            )
     return [read_record(_home(profile, job, folder)) for job in jobs]
 
 def profile_settings(
@@ -120,7 +164,8 @@ def profile_settings(
 ) -> dict[str, list[RunRecord]]: # name of a run without its seed -> one record a seed
     "`profile_records`, the seeds of each setting together."
     settings = {}
-    for r in profile_records(profile, experiment, folder): settings.setdefault(r.run.removesuffix(f"_seed{r.seed}"), []).append(r)
+    for r in profile_records(profile, experiment, folder):
+        settings.setdefault(r.run.removesuffix(f"_seed{r.seed}"), []).append(r)
     return settings
 
 def _home(profile, job, folder): # where a run leaves what it makes
@@ -130,28 +175,43 @@ def _home(profile, job, folder): # where a run leaves what it makes
 def last_error(log) -> str: # "DataError: ..."
     "The last line of a log that names an exception, without colour codes."
     lines = re.sub(r"\x1b\[[0-9;]*m", "", Path(log).read_text(errors="replace")).splitlines()
-    named = [l for l in lines if re.match(r"^([\w.]+\.)?(\w*(Error|Exception|Interrupt|Exit)\w*)\b", l) and "papermill" not in l.lower()]
+    named = [
+        l
+        for l in lines
+        if re.match(r"^([\w.]+\.)?(\w*(Error|Exception|Interrupt|Exit)\w*)\b", l) and "papermill" not in l.lower()
+    ]
     return re.sub(r"^([a-z_]\w*\.)+", "", named[-1]) if named else (lines[-1] if lines else "the log is empty")
 
 # %% ../../nbs/workflow/01_profiles.ipynb #b6870047
 def failures(profile: str, folder=None) -> list: # "<study>/<notebook>/<run>: DataError: ...  [more in .../run.log]"
     "One sentence for each run of a profile that has left a log but no record."
     homes = {job.folder: _home(profile, job, folder) for job in read_profile(profile, folder)[1]}
-    return [f"{name}: {last_error(home/'run.log')}  [more in {os.path.relpath(home/'run.log')}]" for name, home in homes.items()
-            if (home/"run.log").is_file() and not (home/"record.json").is_file()]
+    return [
+        f"{name}: {last_error(home / 'run.log')}  [more in {os.path.relpath(home / 'run.log')}]"
+        for name, home in homes.items()
+        if (home / "run.log").is_file() and not (home / "record.json").is_file()
+    ]
 
 # %% ../../nbs/workflow/01_profiles.ipynb #381f5ae1
 def _lock(path): # file descriptor, to be inherited; None if another process holds the lock
     Path(path).parent.mkdir(exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT); os.set_inheritable(fd, True)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: return os.close(fd)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(fd, True)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.close(fd)
     return fd
 
 def gpu_ids() -> list: # of str
     "GPUs this process may use: `$CUDA_VISIBLE_DEVICES`, else all that nvidia-smi lists."
-    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None: return [i for i in given.split(",") if i not in ("", "-1")]
-    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout if shutil.which("nvidia-smi") else ""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [i for i in given.split(",") if i not in ("", "-1")]
+    found = (
+        subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+        if shutil.which("nvidia-smi")
+        else ""
+    )
     return re.findall(r"^GPU (\d+)", found, re.M)
 
 def take_gpus(
@@ -160,25 +220,34 @@ def take_gpus(
 ) -> str: # for CUDA_VISIBLE_DEVICES
     "Take free GPUs for as long as this process lives; `DataError` if there are too few. Those that Slurm has given to a job are its own."
     ids = gpu_ids()
-    if "SLURM_JOB_ID" in os.environ and len(ids) <= n: return ",".join(ids)
+    if "SLURM_JOB_ID" in os.environ and len(ids) <= n:
+        return ",".join(ids)
     taken = []
     for i in ids:
-        if len(taken) < n and _lock(f"{folder}/gpu{i}.{platform.node()}.lock") is not None: taken.append(i)
-    if len(taken) < n: raise DataError(f"GPUs wanted: {n}, free: {len(taken)} of {len(ids)}; other runs of this folder hold the rest")
+        if len(taken) < n and _lock(f"{folder}/gpu{i}.{platform.node()}.lock") is not None:
+            taken.append(i)
+    if len(taken) < n:
+        raise DataError(f"GPUs wanted: {n}, free: {len(taken)} of {len(ids)}; other runs of this folder hold the rest")
     return ",".join(taken)
 
 # %% ../../nbs/workflow/01_profiles.ipynb #d7e0e8bd
 def main(argv=None) -> int: # exit code, if the command could not be started
     "The command line: `lock` and `gpus`."
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.workflow", description="Start a command that holds a lock for as long as it runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.workflow", description="Start a command that holds a lock for as long as it runs."
+    )
     commands = parser.add_subparsers(dest="lock", required=True)
     commands.add_parser("lock", help="the only one of its kind in this folder").add_argument("command", nargs="+")
-    p = commands.add_parser("gpus", help="on free GPUs of its own"); p.add_argument("n", type=int); p.add_argument("command", nargs="+")
+    p = commands.add_parser("gpus", help="on free GPUs of its own")
+    p.add_argument("n", type=int)
+    p.add_argument("command", nargs="+")
     a = parser.parse_args(argv)
     try:
-        if a.lock == "gpus" and a.n: os.environ["CUDA_VISIBLE_DEVICES"] = take_gpus(a.n)
+        if a.lock == "gpus" and a.n:
+            os.environ["CUDA_VISIBLE_DEVICES"] = take_gpus(a.n)
         if a.lock == "lock":
-            if (fd := _lock(".snakemake/make.lock")) is None: raise DataError("another make reproduce is at work in this folder")
+            if (fd := _lock(".snakemake/make.lock")) is None:
+                raise DataError("another make reproduce is at work in this folder")
             os.dup2(fd, 0)
         os.execvp(a.command[0], a.command)
     except (DataError, OSError) as e:
