@@ -1,18 +1,20 @@
-"""A headless Chromium, driven over its DevTools protocol (https://chromedevtools.github.io/devtools-protocol/); websocket-client comes with JupyterLab."""
-import base64, itertools, json, shutil, subprocess, time
+"""A headless Chromium, driven over its DevTools protocol (https://chromedevtools.github.io/devtools-protocol/).
+
+websocket-client comes with JupyterLab.
+"""
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed; it comes with JupyterLab")
-CHROMIUM = next(
-    (
-        p
-        for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))
-        if p
-    ),
-    None,
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium or Chrome on the PATH: install one to test in a browser"
 )
@@ -29,19 +31,19 @@ class Browser:
     "One headless tab; `call` a DevTools method, `events` are what the page complained about."
 
     def __init__(self, profile):
-        self.process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        port_file, ids = Path(profile) / "DevToolsActivePort", itertools.count(1)
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port_file, lines = Path(profile) / "DevToolsActivePort", []
         deadline = time.monotonic() + 60
-        while not (port_file.is_file() and len(lines := port_file.read_text().split()) == 2):
+        while len(lines) != 2:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.close()
                 pytest.skip("Chromium is there but does not start")
             time.sleep(.1)
-        self.socket = websocket.create_connection(f"ws://127.0.0.1:{lines[0]}{lines[1]}", timeout=60)
-        self.ids, self.session, self.events, self.loaded = ids, None, [], False
+            lines = port_file.read_text().split() if port_file.is_file() else []
+        port, path = lines
+        self.socket = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=60)
+        self.ids, self.session, self.events, self.loaded = itertools.count(1), None, [], False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Log", "Runtime", "Network"):
@@ -58,27 +60,23 @@ class Browser:
 
     def call(self, method, **params):
         number = next(self.ids)
-        self.socket.send(
-            json.dumps(
-                {"id": number, "method": method, "params": params}
-                | ({"sessionId": self.session} if self.session else {})
-            )
-        )
-        while (message := self.receive()).get("id") != number:
-            pass
+        message = {"id": number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        self.socket.send(json.dumps(message))
+        message = self.receive()
+        while message.get("id") != number:
+            message = self.receive()
         assert "error" not in message, message
         return message["result"]
 
     def open(self, url, width, dark=False):
         "Load a page at a width."
         self.events, self.loaded = [], False
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.call(
-            "Emulation.setEmulatedMedia",
-            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
-        )
+        size = dict(width=width, height=844, deviceScaleFactor=1, mobile=width < 600)
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
         while not self.loaded:
             self.receive()
@@ -92,9 +90,11 @@ class Browser:
     def wait(self, expression, seconds):
         "The first value that is true; fails with what was waited for."
         deadline = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        value = self.evaluate(expression)
+        while not value:
             assert time.monotonic() < deadline, f"after {seconds} s still not: {expression}"
             time.sleep(.2)
+            value = self.evaluate(expression)
         return value
 
     def screenshot(self, path, **options):

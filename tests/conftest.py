@@ -1,8 +1,15 @@
 "What several tests share."
-import os, shutil, subprocess, sys
+import os
+import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
+
 from thesis_lib.core import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -11,11 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def run():
     "Run a command in the project, without progress bars; returns the finished process."
     def call(*args, env=None, timeout=600, cwd=ROOT, **kwargs):
-        return subprocess.run(
-            [str(a) for a in args], cwd=cwd,
-            env={**os.environ, "THESIS_BATCH": "1", "OMP_NUM_THREADS": "1", **(env or {})}, capture_output=True,
-            text=True, timeout=timeout, **kwargs,
-        )
+        variables = {**os.environ, "THESIS_BATCH": "1", "OMP_NUM_THREADS": "1", **(env or {})}
+        options = dict(cwd=cwd, env=variables, timeout=timeout, **kwargs)
+        return subprocess.run([str(a) for a in args], capture_output=True, text=True, **options)
     return call
 
 @pytest.fixture
@@ -42,14 +47,12 @@ def says(call, *parts):
 def folders(cache): return sorted(p.name for p in Path(cache).iterdir() if p.is_dir())
 
 def little_space(monkeypatch): # on the disk: 1,000 bytes
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
-    )
+    usage = namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
 def equal(a, b): # tensors of two batches; nan equals nan
-    return all(
-        torch.equal(x.isnan(), y.isnan()) and torch.equal(x.nan_to_num(9), y.nan_to_num(9)) for x, y in zip(a, b)
-    )
+    def same(x, y): return torch.equal(x.isnan(), y.isnan()) and torch.equal(x.nan_to_num(9), y.nan_to_num(9))
+    return all(same(x, y) for x, y in zip(a, b))
 
 def depends_on_nothing_but_seed_epoch_and_row(store, augment):
     "The batches of a store of eight: whoever else is in them, and whatever the caller has drawn."

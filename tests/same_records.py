@@ -1,10 +1,11 @@
 """Are the metrics of two reproductions equal, bit for bit? And: carry old records over to new words.
 
-    python tests/same_records.py OLD NEW [--renamed tests/renamed_words.json] [--exceptions tests/records_may_differ.json]
-    python tests/same_records.py OLD NEW --write-exceptions FILE      what differs between two reproductions of one commit
-    python tests/same_records.py --migrate FOLDER --renamed MAP       rename the words of committed records; no value changes
+    python tests/same_records.py OLD NEW [--renamed MAP] [--exceptions FILE]
+    python tests/same_records.py OLD NEW --write-exceptions FILE    what differs between two reproductions of one commit
+    python tests/same_records.py --migrate FOLDER --renamed MAP     rename the words of records; no value changes
 
-OLD and NEW are folders of a profile, such as outputs/smoke. Value, interval, n, unit and protocol of every metric are compared.
+OLD and NEW are folders of a profile, such as outputs/smoke. Value, interval, n, unit and protocol of each metric are
+compared. The rename map is tests/renamed_words.json, the exceptions are tests/records_may_differ.json.
 """
 import argparse
 import json
@@ -22,7 +23,10 @@ def read_map(path):
 
 def renamed(record, names):
     "The same record in new words: keys and texts change, numbers do not."
-    rules = [rule for scope in names["words"] if re.search(scope["experiments"], record["experiment"]) for rule in scope["rules"]]
+    rules = []
+    for scope in names["words"]:
+        if re.search(scope["experiments"], record["experiment"]):
+            rules += scope["rules"]
 
     def word(text):
         for old, new in rules:
@@ -52,15 +56,21 @@ def metrics(folder, names):
     return found
 
 
+def exact(value):
+    "All digits of a number; the content of a dictionary in any order."
+    return json.dumps(value, sort_keys=True)
+
+
 def differences(old, new):
     "(run, metric, what) of everything that is not equal."
     for key in sorted(old.keys() | new.keys()):
         if key not in new or key not in old:
             yield (*key, "only in OLD" if key in old else "only in NEW")
             continue
-        unequal = [f for f in old[key] if json.dumps(old[key][f], sort_keys=True) != json.dumps(new[key][f], sort_keys=True)]
+        before, after = old[key], new[key]
+        unequal = [f for f in before if exact(before[f]) != exact(after[f])]
         if unequal:
-            yield (*key, ", ".join(f"{f}: {old[key][f]} and {new[key][f]}" for f in unequal))
+            yield (*key, ", ".join(f"{f}: {before[f]} and {after[f]}" for f in unequal))
 
 
 def migrate(folder, names):
@@ -89,12 +99,14 @@ def main():
     old, new = metrics(arguments.folders[0], names), metrics(arguments.folders[1], read_map(None))
     found = list(differences(old, new))
     if arguments.write_exceptions:
-        Path(arguments.write_exceptions).write_text(json.dumps([f"{run}/{name}" for run, name, _ in found], indent=1) + "\n")
+        patterns = [re.escape(f"{run}/{name}") for run, name, _ in found]
+        Path(arguments.write_exceptions).write_text(json.dumps(patterns, indent=1) + "\n")
     allowed = json.loads(Path(arguments.exceptions).read_text()) if arguments.exceptions else []
     wrong = [d for d in found if not any(re.fullmatch(pattern, f"{d[0]}/{d[1]}") for pattern in allowed)]
     for run, name, what in wrong:
         print(f"{run} {name}: {what}")
-    print(f"{len(old)} metrics of {len({run for run, _ in old})} runs: {len(found)} differ, {len(found) - len(wrong)} of them as expected")
+    runs, expected = {run for run, _ in old}, len(found) - len(wrong)
+    print(f"{len(old)} metrics of {len(runs)} runs: {len(found)} differ, {expected} of them as expected")
     return 1 if wrong else 0
 
 

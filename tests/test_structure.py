@@ -149,21 +149,21 @@ def test_library_notebooks_hold_no_errors_and_small_cells():
                 f"{path.name}: holds an error output"
             )
 
-def test_readme_numbers_come_from_records():
-    "Each number of the results table in README.md is printed from a committed record: `value<!-- record metric -->`."
-    from thesis_lib.core import read_record
-    cited = re.findall(r"([+-]?[\d.]+)<!-- (\S+) (.+?) -->(?: \[([^],]+), ([^],]+)\])?", (ROOT/"README.md").read_text())
-    assert cited, "README.md cites no record"
-    for text, run, metric, *interval in cited:
-        m = read_record(ROOT/"outputs"/run).metrics[metric]
-        for said, value in zip([text, *filter(None, interval)], [m.value, *(m.ci or ())]):
-            assert f"{value:{'+' * (said[0] in '+-')}.{len(said.partition('.')[2])}f}" == said, (
-                f"README.md: {said} stands for {run} {metric}, which is {value}"
-            )
+def test_one_version():
+    settings = (ROOT/"settings.ini").read_text()
+    version = re.search(r"^version = (.+)$", settings, re.M)[1]
+    assert f"version: {version}" in (ROOT/"CITATION.cff").read_text()
+    assert f"## {version}" in (ROOT/"CHANGELOG.md").read_text()
+    assert f'"{version}"' in (ROOT/"thesis_lib"/"__init__.py").read_text()
+
+def test_contributing_is_short():
+    text = (ROOT/"CONTRIBUTING.md").read_text()
+    assert len(text.encode()) <= 9000
+    assert all(f"`{room}/`" in text or f"`{room}`" in text for room in ROW), "the table of rooms names them all"
 
 @pytest.mark.parametrize("profile", ["mini"])
 def test_committed_records_are_of_the_profile(profile):
-    "A record that the profile does not make would spoil the index of whoever runs it: the files beside it are not committed."
+    "A record that the profile does not make would spoil the index: the files beside it are not committed."
     made = {job.folder for job in read_profile(profile)[1]}
     assert {
         p.parent.relative_to(ROOT / "outputs" / profile).as_posix()

@@ -1,5 +1,10 @@
 "Training survives a kill, a full disk and several processes."
-import json, resource, signal, subprocess, sys, time
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 TOY = Path(__file__).parent/"toy_training.py"
@@ -11,9 +16,8 @@ def outcome(process):
 
 def test_killed_run_ends_with_the_same_weights(python, tmp_path):
     undisturbed = outcome(python(TOY, tmp_path/"a", 30))
-    process = subprocess.Popen(
-        [sys.executable, str(TOY), str(tmp_path / "b"), "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, str(TOY), str(tmp_path/"b"), "30"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not (tmp_path/"b"/"last.ckpt").exists() and time.time() < deadline:
         time.sleep(0.01)
@@ -30,17 +34,14 @@ def test_finished_run_is_found_and_a_changed_one_starts_anew(python, tmp_path):
     assert longer["now"] and longer["starts"] == 1 and longer["checkpoint"] != first["checkpoint"]
 
 def test_full_disk_is_one_sentence_and_the_run_resumes(python, tmp_path):
-    def small_files():
+    def small_files(): # none may grow beyond 4 KiB: every checkpoint write fails
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    # no file may grow beyond 4 KiB: every checkpoint write fails
     failed = python(TOY, tmp_path/"a", 3, preexec_fn=small_files)
     assert failed.returncode != 0
-    assert (
-        "DataError" in failed.stderr
-        and "could not be written" in failed.stderr
-        and str(tmp_path / "a") in failed.stderr
-    )
+    assert "DataError" in failed.stderr
+    assert "could not be written" in failed.stderr
+    assert str(tmp_path / "a") in failed.stderr
     assert outcome(python(TOY, tmp_path/"a", 3))["checkpoint"] == outcome(python(TOY, tmp_path/"b", 3))["checkpoint"]
 
 def test_two_processes_train_one_run(run, python, tmp_path):

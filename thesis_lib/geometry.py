@@ -5,7 +5,9 @@
 # %% ../nbs/02_geometry.ipynb #b20def8b
 from __future__ import annotations
 from dataclasses import dataclass
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np
+import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from .core.errors import DataError
 
@@ -15,69 +17,70 @@ __all__ = ['resize_points', 'apply_affine', 'invert_affine', 'compose_affine', '
 
 # %% ../nbs/02_geometry.ipynb #ce6e9c50
 def resize_points(
-    points,    # (.. 2) x, y
-    from_size, # (w, h) of the image they are in
-    to_size    # (w, h) of the same image resized
-): # (.. 2)
+    points: torch.Tensor, # (.. 2) x, y
+    from_size: tuple,     # (w, h) of the image they are in
+    to_size: tuple        # (w, h) of the same image resized
+) -> torch.Tensor: # (.. 2)
     "Coordinates after a resize, pixel centres at whole numbers; swapping the sizes is the inverse."
     ratio = points.new_tensor(to_size) / points.new_tensor(from_size)
     return (points + .5) * ratio - .5
 
 # %% ../nbs/02_geometry.ipynb #10d0feb5
 def apply_affine(
-    points, # (n k 2) x, y
-    m       # (n 2 3)
-): # (n k 2)
+    points: torch.Tensor, # (n k 2) x, y
+    m: torch.Tensor       # (n 2 3)
+) -> torch.Tensor: # (n k 2)
     "Points under an affine map."
     return points @ m[..., :2].transpose(-1, -2) + m[..., None, :, 2]
 
 def invert_affine(
-    m # (n 2 3)
-): # (n 2 3)
+    m: torch.Tensor # (n 2 3)
+) -> torch.Tensor: # (n 2 3)
     "The inverse map."
     a, b, c, d = m[..., 0, 0], m[..., 0, 1], m[..., 1, 0], m[..., 1, 1]
     inverse = torch.stack([d, -b, -c, a], -1).unflatten(-1, (2, 2)) / (a*d - b*c)[..., None, None]
     return torch.cat([inverse, -inverse @ m[..., 2:]], -1)
 
 def compose_affine(
-    second, # (n 2 3) applied last
-    first   # (n 2 3) applied first
-): # (n 2 3)
+    second: torch.Tensor, # (n 2 3) applied last
+    first: torch.Tensor   # (n 2 3) applied first
+) -> torch.Tensor: # (n 2 3)
     "One map that does `first`, then `second`."
     return torch.cat([second[..., :2] @ first[..., :2], second[..., :2] @ first[..., 2:] + second[..., 2:]], -1)
 
 # %% ../nbs/02_geometry.ipynb #15a767d8
 def box_to_center_size(
-    bbox,        # (n 4) x, y, width, height, pixels
-    aspect,      # width / height of the crop
-    padding=1.25 # factor on both sides
-): # center (n 2), size (n 2), pixels
+    bbox: torch.Tensor, # (n 4) x, y, width, height, pixels
+    aspect: float,      # width / height of the crop
+    padding=1.25        # factor on both sides
+) -> tuple: # center (n 2), size (n 2), pixels
     "Region around each box with the crop's aspect ratio; `DataError` for a box that is not finite or has no area."
     bbox = torch.as_tensor(bbox)
     bad = ~torch.isfinite(bbox).all(-1) | (bbox[..., 2:] <= 0).any(-1)
     if bad.any():
         raise DataError(
-            f"box {int(bad.nonzero()[0, 0])} is {bbox[bad][0].tolist()}; expected finite x, y, width, height with width and height above 0"
+            f"box {int(bad.nonzero()[0, 0])} is {bbox[bad][0].tolist()}; "
+            "expected finite x, y, width, height with width and height above 0"
         )
-    corner, (w, h) = bbox[..., :2], bbox[..., 2:].unbind(-1)
+    corner = bbox[..., :2]
+    w, h = bbox[..., 2:].unbind(-1)
     size = torch.stack([torch.maximum(w, h*aspect), torch.maximum(h, w/aspect)], -1)
     return corner + (bbox[..., 2:] - 1)/2, size*padding
 
 # %% ../nbs/02_geometry.ipynb #12fbf520
 def crop_matrix(
-    center,         # (n 2) middle of the region, image pixels
-    size,           # (n 2) of the region, image pixels
-    out_size,       # (w, h) of the crop
-    rotation_deg=0, # (n) or one number, counter-clockwise
-    scale=1,        # (n) or one number, factor on `size`
-    flip=False,     # (n) or one truth value, mirror left and right
-    shift=0         # (n 2) or one number, of the centre in units of `size`
-): # (n 2 3) image pixels -> crop pixels
+    center: torch.Tensor, # (n 2) middle of the region, image pixels
+    size: torch.Tensor,   # (n 2) of the region, image pixels
+    out_size: tuple,      # (w, h) of the crop
+    rotation_deg=0,       # (n) or one number, counter-clockwise
+    scale=1,              # (n) or one number, factor on `size`
+    flip=False,           # (n) or one truth value, mirror left and right
+    shift=0               # (n 2) or one number, of the centre in units of `size`
+) -> torch.Tensor: # (n 2 3) image pixels -> crop pixels
     "The map that cuts a region out of the image, turned, scaled, moved and mirrored."
     center, size = torch.as_tensor(center), torch.as_tensor(size)
-    rotation, scale, flip, shift = (
-        torch.as_tensor(v, dtype=size.dtype, device=size.device) for v in (rotation_deg, scale, flip, shift)
-    )
+    def numbers(value): return torch.as_tensor(value, dtype=size.dtype, device=size.device)
+    rotation, scale, flip, shift = numbers(rotation_deg), numbers(scale), numbers(flip), numbers(shift)
     out = size.new_tensor(out_size)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
     turn = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
@@ -88,20 +91,21 @@ def crop_matrix(
 
 # %% ../nbs/02_geometry.ipynb #87594f8b
 def warp(
-    images,  # (n c h w) floating point
-    m,       # (n 2 3) image pixels -> output pixels, on any device
-    out_size # (w, h) of the output
-): # (n c h' w')
+    images: torch.Tensor, # (n c h w) floating point
+    m: torch.Tensor,      # (n 2 3) image pixels -> output pixels, on any device
+    out_size: tuple       # (w, h) of the output
+) -> torch.Tensor: # (n c h' w')
     "Images under an affine map, bilinear, black outside."
     w, h = out_size
+    height, width = images.shape[2:]
     source = invert_affine(m)
-    for i, n in enumerate(images.shape[:1:-1]): # from pixels to -1 ... 1 across the input
-        source[:, i] *= 2/n
-        source[:, i, 2] += 1/n - 1
+    for i, length in enumerate((width, height)): # from pixels to -1 ... 1 across the input
+        source[:, i] *= 2/length
+        source[:, i, 2] += 1/length - 1
     source = source.to(images.device, non_blocking=True)
     column = torch.arange(w, device=images.device)[:, None] * source[:, None, :, 0]
     row = torch.arange(h, device=images.device)[:, None] * source[:, None, :, 1] + source[:, None, :, 2]
-    row, column = (torch.view_as_complex(part.contiguous()) for part in (row, column))
+    row, column = torch.view_as_complex(row.contiguous()), torch.view_as_complex(column.contiguous())
     grid = torch.view_as_real(row[:, :, None] + column[:, None]) # x + iy: one vectorised addition
     return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -110,7 +114,7 @@ _SHAPES = dict(focal=(2,), center=(2,), radial=(3,), tangential=(2,), rotation=(
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    "A calibrated camera; `DataError` names the camera and the field if one has another shape, is not finite, or is no rotation."
+    "A calibrated camera; `DataError` names camera and field for a wrong shape, a number not finite, no rotation."
     name: str
     width: int              # pixels
     height: int             # pixels
@@ -123,103 +127,134 @@ class Camera:
 
     def __post_init__(self):
         for field, shape in _SHAPES.items():
+            given = getattr(self, field)
             try:
-                value = np.array(getattr(self, field), float)
+                value = np.array(given, float)
             except (TypeError, ValueError):
                 value = np.array(np.nan)
             if value.shape != shape or not np.isfinite(value).all():
-                raise DataError(
-                    f"camera {self.name}: {field} is {np.asarray(getattr(self, field)).tolist()}; expected finite numbers of shape {shape}"
-                )
+                got = np.asarray(given).tolist()
+                raise DataError(f"camera {self.name}: {field} is {got}; expected finite numbers of shape {shape}")
             object.__setattr__(self, field, value)
         if abs(self.rotation @ self.rotation.T - np.eye(3)).max() > 1e-6 or np.linalg.det(self.rotation) < 0:
             raise DataError(f"camera {self.name}: rotation is not one; expected orthonormal rows and determinant 1")
 
     @property
-    def position(self): return -self.translation @ self.rotation # (3) mm, in the world
-    def to_camera(self, world): return world @ self.rotation.T + self.translation    # (.. 3) -> (.. 3) mm
-    def to_world(self, camera): return (camera - self.translation) @ self.rotation   # (.. 3) -> (.. 3) mm
-    # (.. 2) pixels -> screen: x in -1 ... 1, y on the same scale
-    def normalize(self, pixels): return pixels*2/self.width - [1, self.height/self.width]
-    def denormalize(self, screen): return (screen + [1, self.height/self.width])*self.width/2   # and back
+    def position(self) -> np.ndarray: # (3) mm
+        "Where the camera stands in the world."
+        return -self.translation @ self.rotation
+
+# %% ../nbs/02_geometry.ipynb #52d03b40
+@patch
+def to_camera(
+    self: Camera,
+    world: np.ndarray # (.. 3) mm
+) -> np.ndarray: # (.. 3) mm
+    "Points of the world in the axes of the camera."
+    return world @ self.rotation.T + self.translation
+
+@patch
+def to_world(
+    self: Camera,
+    camera: np.ndarray # (.. 3) mm
+) -> np.ndarray: # (.. 3) mm
+    "Points in the axes of the camera, in the world again: the inverse of `to_camera`."
+    return (camera - self.translation) @ self.rotation
+
+@patch
+def normalize(
+    self: Camera,
+    pixels: np.ndarray # (.. 2)
+) -> np.ndarray: # (.. 2)
+    "Pixels as screen coordinates: x from -1 to 1 across the image, y on the same scale."
+    return pixels*2/self.width - [1, self.height/self.width]
+
+@patch
+def denormalize(
+    self: Camera,
+    screen: np.ndarray # (.. 2)
+) -> np.ndarray: # (.. 2)
+    "Screen coordinates as pixels: the inverse of `normalize`."
+    return (screen + [1, self.height/self.width])*self.width/2
 
 # %% ../nbs/02_geometry.ipynb #2436870c
 @patch
 def _bend(self: Camera, xy): # the lens: (.. 2) -> (.. 2), at depth 1
+    k1, k2, k3 = self.radial
     r2 = (xy**2).sum(-1, keepdims=True)
-    return (
-        xy
-        * (1 + r2 * (self.radial[0] + r2 * (self.radial[1] + r2 * self.radial[2])) + (xy @ self.tangential)[..., None])
-        + self.tangential * r2
-    )
+    factor = 1 + r2*(k1 + r2*(k2 + r2*k3)) + (xy @ self.tangential)[..., None]
+    return xy*factor + self.tangential*r2
 
 @patch
 def project(
     self: Camera,
-    points # (.. 3) in camera space, mm
-): # (.. 2) pixels
+    points: np.ndarray # (.. 3) in camera space, mm
+) -> np.ndarray: # (.. 2) pixels
     "Where points appear in the image; `DataError` if one is not in front of the camera."
     depth = points[..., 2]
-    if not (depth > 0).all():
-        raise DataError(
-            f"camera {self.name}: a point is at depth {depth[~(depth > 0)].flat[0]:.0f} mm; expected all in front of the camera"
-        )
+    front = depth > 0
+    if not front.all():
+        found = f"{depth[~front].flat[0]:.0f} mm"
+        raise DataError(f"camera {self.name}: a point is at depth {found}; expected all in front of the camera")
     return self.focal*self._bend(points[..., :2]/depth[..., None]) + self.center
 
 @patch
 def unproject(
     self: Camera,
-    pixels, # (.. 2)
-    depth   # (..) mm
-): # (.. 3) in camera space, mm
-    "Points at known depths that appear at these pixels, the inverse of `project`; `DataError` if the lens shows nothing there."
-    bent = xy = (pixels - self.center)/self.focal
+    pixels: np.ndarray, # (.. 2)
+    depth: np.ndarray   # (..) mm
+) -> np.ndarray: # (.. 3) in camera space, mm
+    "Points at known depths that appear at these pixels, `project` undone; `DataError` if the lens shows nothing there."
+    bent = (pixels - self.center)/self.focal
+    xy = bent
     for _ in range(50):
         xy = xy + (bent - self._bend(xy)).clip(-.1, .1)
-    if (lost := ~(abs(bent - self._bend(xy)) < 1e-9).all(-1)).any():
+    lost = ~(abs(bent - self._bend(xy)) < 1e-9).all(-1)
+    if lost.any():
         where = np.round(pixels[lost][0], 1).tolist()
+        size = f"{self.width} x {self.height}"
         raise DataError(
-            f"camera {self.name}: the lens shows nothing at pixel {where}; expected pixels of the {self.width} x {self.height} image"
+            f"camera {self.name}: the lens shows nothing at pixel {where}; expected pixels of the {size} image"
         )
     return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)*np.asarray(depth)[..., None]
 
 # %% ../nbs/02_geometry.ipynb #2404674d
 def camera_ring(
-    center,           # (3) the point they look at, mm
-    *, radius=4500.,  # of the ring, mm
-    height=1500.,     # above the ground, mm
-    n=4,              # cameras, evenly spread
-    size=(1000, 1000),# (w, h) pixels
-    focal=1147.,      # pixels
-    first=45.,        # direction of the first, degrees from the world's x axis
-    distortion=True   # lens and off-centre principal point like Human3.6M's; False: an ideal pinhole
+    center: np.ndarray, # (3) the point they look at, mm
+    *,
+    radius=4500.,       # of the ring, mm
+    height=1500.,       # above the ground, mm
+    n=4,                # cameras, evenly spread
+    size=(1000, 1000),  # (w, h) pixels
+    focal=1147.,        # pixels
+    first=45.,          # direction of the first, degrees from the world's x axis
+    distortion=True     # lens and off-centre principal point like Human3.6M's; False: an ideal pinhole
 ) -> tuple: # of `Camera`: "cam1", "cam2" ...
     "Cameras around a subject that look at it."
-    found, center = [], np.asarray(center, float)
-    radial, tangential, offset = (
-        ((-0.2, 0.24, -0.002), (-0.001, -0.0015), (12, 6)) if distortion else (np.zeros(3), np.zeros(2), np.zeros(2))
-    )
+    center = np.asarray(center, float)
+    radial, tangential, offset = np.zeros(3), np.zeros(2), np.zeros(2)
+    if distortion:
+        radial, tangential, offset = (-0.2, 0.24, -0.002), (-0.001, -0.0015), (12, 6)
+    middle = np.array(size)/2 + offset
+    found = []
     for i, angle in enumerate(np.deg2rad(first + np.arange(n)*360/n)):
         position = np.array([*(center[:2] + radius*np.array([np.cos(angle), np.sin(angle)])), height])
         forward = (center - position)/np.linalg.norm(center - position)
         right = np.cross(forward, [0, 0, 1])/np.linalg.norm(forward[:2])
         rotation = np.stack([right, np.cross(forward, right), forward])
-        found.append(
-            Camera(
-                f"cam{i + 1}", *size, (focal, focal), np.array(size) / 2 + offset, radial, tangential, rotation,
-                -rotation @ position,
-            )
-        )
+        translation = -rotation @ position
+        found.append(Camera(f"cam{i + 1}", *size, (focal, focal), middle, radial, tangential, rotation, translation))
     return tuple(found)
 
 # %% ../nbs/02_geometry.ipynb #b4f02f65
 def ring_around(
-    world,         # (.. 3) all points that must be seen, mm
-    *, margin=.03, # left free at the edges, share of the image
-    radius=4500.,  # at least this, mm
-    **options      # of `camera_ring`
-) -> tuple: # of `Camera`
-    "A `camera_ring` around a motion, as near as `radius` or so far that everything is in every image; `DataError` if the points are not finite."
+    world: np.ndarray, # (.. 3) all points that must be seen, mm
+    *,
+    margin=.03,        # left free at the edges, share of the image
+    radius=4500.,      # at least this, mm
+    **options          # of `camera_ring`
+) -> tuple: # of `Camera`, as near as `radius` or so far that everything is in every image
+    "A `camera_ring` that sees a whole motion; `DataError` if the points are not finite."
     points = np.asarray(world, float).reshape(-1, 3)
     if not len(points) or not np.isfinite(points).all():
         raise DataError(f"points of shape {np.shape(world)} to be seen by cameras; expected at least one, all finite")

@@ -4,7 +4,8 @@
 
 # %% ../nbs/03_heatmaps.ipynb #04223d65
 from __future__ import annotations
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from .core.errors import DataError
 
 # %% auto #0
@@ -12,11 +13,11 @@ __all__ = ['encode', 'decode', 'flip_heatmaps', 'heatmap_loss']
 
 # %% ../nbs/03_heatmaps.ipynb #d51166ef
 def encode(
-    keypoints, # (b k 2) x, y in heatmap pixels
-    visible,   # (b k) 0 or less: the joint is not labelled, its map is zero
-    size,      # (w, h) of the maps
-    sigma=2.   # of the Gaussian, heatmap pixels
-): # (b k h w) float32, 1 at the joint
+    keypoints: torch.Tensor, # (b k 2) x, y in heatmap pixels
+    visible: torch.Tensor,   # (b k) 0 or less: the joint is not labelled, its map is zero
+    size: tuple,             # (w, h) of the maps
+    sigma=2.                 # of the Gaussian, heatmap pixels
+) -> torch.Tensor: # (b k h w) float32, 1 at the joint
     "Gaussian heatmaps centred on the keypoints, not rounded to pixels."
     keypoints = torch.where(visible[..., None] > 0, keypoints, float("inf")).float()
     def along(centre, n):
@@ -33,22 +34,28 @@ def _peak(heatmaps): # (b k h w) -> x, y (b k) long and the value there (b k)
 def _quarter(heatmaps, x, y): # offset (b k 2), 0 where a neighbour is missing
     h, w = heatmaps.shape[-2:]
     flat = heatmaps.flatten(2)
-    def at(x, y): return flat.gather(2, (y.clamp(0, h - 1)*w + x.clamp(0, w - 1))[..., None])[..., 0]
-    dx, dy = at(x + 1, y) - at(x - 1, y), at(x, y + 1) - at(x, y - 1)
+    def at(x, y):
+        pixel = y.clamp(0, h - 1)*w + x.clamp(0, w - 1)
+        return flat.gather(2, pixel[..., None])[..., 0]
+    dx = at(x + 1, y) - at(x - 1, y)
+    dy = at(x, y + 1) - at(x, y - 1)
     inside = torch.stack([(x > 0) & (x < w - 1), (y > 0) & (y < h - 1)], -1)
     return .25 * torch.stack([dx, dy], -1).sign() * inside
 
 # %% ../nbs/03_heatmaps.ipynb #1427bad1
 def _log_patch(heatmaps, x, y, blur): # log of the smoothed 5 x 5 patch around x, y: (b k 5 5)
     b, k = x.shape
-    reach, r = 2 + blur//2, blur//2
-    steps = torch.arange(-r, r + 1, device=x.device)
+    radius = blur//2
+    reach = 2 + radius
+    steps = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-.5 * (steps / (.3*((blur - 1)*.5 - 1) + .8))**2) # OpenCV's sigma for a kernel of this size
     smooth = torch.stack([F.pad(kernel / kernel.sum(), (i, 4 - i)) for i in range(5)])
 
     around = torch.arange(2*reach + 1, device=x.device)
-    rows, cols = (y[..., None] + around)[..., :, None], (x[..., None] + around)[..., None, :]
-    i, j = torch.arange(b, device=x.device)[:, None, None, None], torch.arange(k, device=x.device)[:, None, None]
+    rows = (y[..., None] + around)[..., :, None]
+    cols = (x[..., None] + around)[..., None, :]
+    i = torch.arange(b, device=x.device)[:, None, None, None]
+    j = torch.arange(k, device=x.device)[:, None, None]
     patch = F.pad(heatmaps, (reach,)*4)[i, j, rows, cols]
     return (smooth @ patch @ smooth.T).clamp_min(1e-10).log()
 
@@ -57,8 +64,10 @@ def _dark(heatmaps, x, y, blur): # offset (b k 2) by one Newton step on the log 
     if min(h, w) < 5:
         raise DataError(f"heatmaps of {w} x {h} pixels: DARK needs at least 5 x 5")
     p = _log_patch(heatmaps, x.clamp(2, w - 3), y.clamp(2, h - 3), blur)
-    dx, dy = (p[..., 2, 3] - p[..., 2, 1]) / 2, (p[..., 3, 2] - p[..., 1, 2]) / 2
-    dxx, dyy = ((p[..., 2, 4] - 2*p[..., 2, 2] + p[..., 2, 0]) / 4, (p[..., 4, 2] - 2*p[..., 2, 2] + p[..., 0, 2]) / 4)
+    dx = (p[..., 2, 3] - p[..., 2, 1]) / 2
+    dy = (p[..., 3, 2] - p[..., 1, 2]) / 2
+    dxx = (p[..., 2, 4] - 2*p[..., 2, 2] + p[..., 2, 0]) / 4
+    dyy = (p[..., 4, 2] - 2*p[..., 2, 2] + p[..., 0, 2]) / 4
     dxy = (p[..., 3, 3] - p[..., 3, 1] - p[..., 1, 3] + p[..., 1, 1]) / 4
 
     det = dxx*dyy - dxy**2
@@ -68,10 +77,10 @@ def _dark(heatmaps, x, y, blur): # offset (b k 2) by one Newton step on the log 
 
 # %% ../nbs/03_heatmaps.ipynb #cf69f58d
 def decode(
-    heatmaps,        # (b k h w)
-    method="argmax", # "argmax", "quarter" or "dark"
-    blur=11          # width of DARK's Gaussian kernel, odd; 11 belongs to sigma 2
-): # keypoints (b k 2) in heatmap pixels, scores (b k), the value of the highest pixel
+    heatmaps: torch.Tensor, # (b k h w)
+    method="argmax",        # "argmax", "quarter" or "dark"
+    blur=11                 # width of DARK's Gaussian kernel, odd; 11 belongs to sigma 2
+) -> tuple: # keypoints (b k 2) in heatmap pixels, scores (b k), the value of the highest pixel
     "Keypoints from heatmaps by the highest pixel, a quarter offset (Newell et al. 2016) or DARK (Zhang et al. 2020)."
     if heatmaps.ndim != 4:
         raise DataError(f"heatmaps have shape {tuple(heatmaps.shape)}; expected (b k h w)")
@@ -88,25 +97,26 @@ def decode(
 
 # %% ../nbs/03_heatmaps.ipynb #b5ce9e54
 def flip_heatmaps(
-    heatmaps,   # (b k h w) of mirrored images
-    flip_index, # (k,) permutation that exchanges left and right joints, `Skeleton.flip_index`
-    # move right by one pixel: only for models trained on targets at `x / stride` (HRNet, TransPose checkpoints)
-    shift=False
-): # (b k h w) as if of the images themselves
+    heatmaps: torch.Tensor, # (b k h w) of mirrored images
+    flip_index: object,     # (k,) permutation that exchanges left and right joints, `Skeleton.flip_index`
+    shift=False             # move right by one pixel: for targets at `x / stride` (HRNet, TransPose checkpoints)
+) -> torch.Tensor: # (b k h w) as if of the images themselves
     "Mirror heatmaps back and exchange left and right joints; without `shift` it is its own inverse."
     flipped = heatmaps[:, torch.as_tensor(flip_index, device=heatmaps.device)].flip(-1)
-    return torch.cat([flipped[..., :1], flipped[..., :-1]], -1) if shift else flipped
+    if shift:
+        return torch.cat([flipped[..., :1], flipped[..., :-1]], -1)
+    return flipped
 
 # %% ../nbs/03_heatmaps.ipynb #91854133
 def heatmap_loss(
-    pred,   # (b k h w) network output
-    target, # (b k h w) from `encode`
-    weights, # (b k) 1 for labelled joints, 0 otherwise
-    foreground=0. # a pixel counts 1 + foreground * target times
-): # scalar, float32
+    pred: torch.Tensor,    # (b k h w) network output
+    target: torch.Tensor,  # (b k h w) from `encode`
+    weights: torch.Tensor, # (b k) 1 for labelled joints, 0 otherwise
+    foreground=0.          # a pixel counts 1 + foreground * target times
+) -> torch.Tensor: # scalar, float32
     "Half the joint-weighted mean squared error over all pixels and joints (HRNet's, with `foreground` 0)."
     if pred.shape != target.shape:
-        raise DataError(
-            f"heatmaps of shape {tuple(pred.shape)} against targets of shape {tuple(target.shape)}; expected the same"
-        )
-    return .5 * (((pred.float() - target) * weights[..., None, None]).square() * (1 + foreground*target)).mean()
+        shapes = f"heatmaps of shape {tuple(pred.shape)} against targets of shape {tuple(target.shape)}"
+        raise DataError(f"{shapes}; expected the same")
+    squared = ((pred.float() - target) * weights[..., None, None]).square()
+    return .5 * (squared * (1 + foreground*target)).mean()

@@ -28,15 +28,14 @@ class Skeleton:
     @property
     def side(self) -> tuple[str, ...]:
         'Side of each joint: "left", "right" or "mid".'
-        return tuple(
-            next((s for s in ("left", "right") if j.startswith(s) or j.endswith(s)), "mid") for j in self.joints
-        )
+        return tuple(_side(joint) for joint in self.joints)
 
     @property
     def flip_index(self) -> np.ndarray: # (k,)
         "Permutation that exchanges left and right: `keypoints[:, flip_index]` after mirroring x."
-        swap = {"left": "right", "right": "left"}
-        return np.array([self.index(j.replace(s, swap[s]) if s in swap else j) for j, s in zip(self.joints, self.side)])
+        other = {"left": "right", "right": "left", "mid": "mid"}
+        swapped = [joint.replace(side, other[side]) for joint, side in zip(self.joints, self.side)]
+        return np.array([self.index(joint) for joint in swapped])
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
@@ -49,10 +48,19 @@ class Skeleton:
             raise DataError(f"{name!r} is not a joint of {self.name}: expected one of {', '.join(self.joints)}")
         return self.joints.index(name)
 
+def _side(joint):
+    for side in ("left", "right"):
+        if joint.startswith(side) or joint.endswith(side):
+            return side
+    return "mid"
+
 # %% ../nbs/01_skeletons.ipynb #257358b0
-def _bones(joints, text): # "a-b-c d-e" -> chains of joint names to index pairs
-    chains = [chain.split("-") for chain in text.split()]
-    return tuple((joints.index(a), joints.index(b)) for chain in chains for a, b in zip(chain, chain[1:]))
+def _bones(joints, text): # "a-b-c d-e", chains of joint names -> index pairs
+    pairs = []
+    for chain in text.split():
+        names = chain.split("-")
+        pairs += [(joints.index(a), joints.index(b)) for a, b in zip(names, names[1:])]
+    return tuple(pairs)
 
 # %% ../nbs/01_skeletons.ipynb #9ef3de33
 _coco = (
@@ -60,54 +68,49 @@ _coco = (
     "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
     "right_ankle",
 )
-COCO17 = Skeleton(
-    "coco17", _coco,
-    _bones(
-        _coco, "nose-left_eye-left_ear nose-right_eye-right_ear left_shoulder-right_shoulder "
-        "left_shoulder-left_elbow-left_wrist right_shoulder-right_elbow-right_wrist left_shoulder-left_hip right_shoulder-right_hip "
-        "left_hip-right_hip left_hip-left_knee-left_ankle right_hip-right_knee-right_ankle",
-    ),
-    np.array([0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89])
-    / 10,
-)
+_coco_bones = """
+    nose-left_eye-left_ear nose-right_eye-right_ear left_shoulder-right_shoulder
+    left_shoulder-left_elbow-left_wrist right_shoulder-right_elbow-right_wrist
+    left_shoulder-left_hip right_shoulder-right_hip left_hip-right_hip
+    left_hip-left_knee-left_ankle right_hip-right_knee-right_ankle
+"""
+_coco_sigmas = np.array(
+    [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
+) / 10
+COCO17 = Skeleton("coco17", _coco, _bones(_coco, _coco_bones), _coco_sigmas)
 
 # %% ../nbs/01_skeletons.ipynb #b1a4f3e8
 _h36m = (
     "pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "spine", "thorax",
     "neck", "head", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow", "right_wrist",
 )
-H36M17 = Skeleton(
-    "h36m17", _h36m,
-    _bones(
-        _h36m, "pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle "
-        "pelvis-spine-thorax-neck-head thorax-left_shoulder-left_elbow-left_wrist thorax-right_shoulder-right_elbow-right_wrist",
-    ),
-)
+_h36m_bones = """
+    pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle pelvis-spine-thorax-neck-head
+    thorax-left_shoulder-left_elbow-left_wrist thorax-right_shoulder-right_elbow-right_wrist
+"""
+H36M17 = Skeleton("h36m17", _h36m, _bones(_h36m, _h36m_bones))
 
 # %% ../nbs/01_skeletons.ipynb #24ea116e
 _mpii = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax", "upper_neck",
     "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
 )
-MPII16 = Skeleton(
-    "mpii16", _mpii,
-    _bones(
-        _mpii, "pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle "
-        "pelvis-thorax-upper_neck-head_top thorax-right_shoulder-right_elbow-right_wrist thorax-left_shoulder-left_elbow-left_wrist",
-    ),
-)
+_mpii_bones = """
+    pelvis-right_hip-right_knee-right_ankle pelvis-left_hip-left_knee-left_ankle pelvis-thorax-upper_neck-head_top
+    thorax-right_shoulder-right_elbow-right_wrist thorax-left_shoulder-left_elbow-left_wrist
+"""
+MPII16 = Skeleton("mpii16", _mpii, _bones(_mpii, _mpii_bones))
 
 _lsp = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
     "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
 )
-LSP14 = Skeleton(
-    "lsp14", _lsp,
-    _bones(
-        _lsp, "right_ankle-right_knee-right_hip-right_shoulder-right_elbow-right_wrist "
-        "left_ankle-left_knee-left_hip-left_shoulder-left_elbow-left_wrist right_hip-left_hip right_shoulder-neck left_shoulder-neck neck-head_top",
-    ),
-)
+_lsp_bones = """
+    right_ankle-right_knee-right_hip-right_shoulder-right_elbow-right_wrist
+    left_ankle-left_knee-left_hip-left_shoulder-left_elbow-left_wrist
+    right_hip-left_hip right_shoulder-neck left_shoulder-neck neck-head_top
+"""
+LSP14 = Skeleton("lsp14", _lsp, _bones(_lsp, _lsp_bones))
 
 # %% ../nbs/01_skeletons.ipynb #4e7b9766
 _blaze = (
@@ -117,66 +120,65 @@ _blaze = (
     "right_thumb", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel",
     "right_heel", "left_foot_index", "right_foot_index",
 )
-BLAZEPOSE33 = Skeleton(
-    "blazepose33", _blaze,
-    _bones(
-        _blaze, "nose-left_eye_inner-left_eye-left_eye_outer-left_ear "
-        "nose-right_eye_inner-right_eye-right_eye_outer-right_ear mouth_left-mouth_right left_shoulder-right_shoulder left_hip-right_hip "
-        "left_shoulder-left_elbow-left_wrist-left_pinky-left_index-left_wrist-left_thumb left_shoulder-left_hip-left_knee-left_ankle-left_heel-left_foot_index-left_ankle "
-        "right_shoulder-right_elbow-right_wrist-right_pinky-right_index-right_wrist-right_thumb right_shoulder-right_hip-right_knee-right_ankle-right_heel-right_foot_index-right_ankle",
-    ),
-)
+_blaze_bones = """
+    nose-left_eye_inner-left_eye-left_eye_outer-left_ear nose-right_eye_inner-right_eye-right_eye_outer-right_ear
+    mouth_left-mouth_right left_shoulder-right_shoulder left_hip-right_hip
+    left_shoulder-left_elbow-left_wrist-left_pinky-left_index-left_wrist-left_thumb
+    left_shoulder-left_hip-left_knee-left_ankle-left_heel-left_foot_index-left_ankle
+    right_shoulder-right_elbow-right_wrist-right_pinky-right_index-right_wrist-right_thumb
+    right_shoulder-right_hip-right_knee-right_ankle-right_heel-right_foot_index-right_ankle
+"""
+BLAZEPOSE33 = Skeleton("blazepose33", _blaze, _bones(_blaze, _blaze_bones))
 
 # %% ../nbs/01_skeletons.ipynb #ed97fa14
 _penn = (
     "head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
     "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
 )
-PENN13 = Skeleton(
-    "penn13", _penn,
-    _bones(
-        _penn, "head-left_shoulder-left_elbow-left_wrist head-right_shoulder-right_elbow-right_wrist "
-        "left_shoulder-right_shoulder left_shoulder-left_hip-left_knee-left_ankle right_shoulder-right_hip-right_knee-right_ankle left_hip-right_hip",
-    ),
-)
+_penn_bones = """
+    head-left_shoulder-left_elbow-left_wrist head-right_shoulder-right_elbow-right_wrist left_shoulder-right_shoulder
+    left_shoulder-left_hip-left_knee-left_ankle right_shoulder-right_hip-right_knee-right_ankle left_hip-right_hip
+"""
+PENN13 = Skeleton("penn13", _penn, _bones(_penn, _penn_bones))
 
 _jhmdb = (
     "neck", "belly", "face", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow", "left_elbow",
     "right_knee", "left_knee", "right_wrist", "left_wrist", "right_ankle", "left_ankle",
 )
-JHMDB15 = Skeleton(
-    "jhmdb15", _jhmdb,
-    _bones(
-        _jhmdb, "face-neck-belly neck-right_shoulder-right_elbow-right_wrist neck-left_shoulder-left_elbow-left_wrist "
-        "belly-right_hip-right_knee-right_ankle belly-left_hip-left_knee-left_ankle",
-    ),
-)
+_jhmdb_bones = """
+    face-neck-belly neck-right_shoulder-right_elbow-right_wrist neck-left_shoulder-left_elbow-left_wrist
+    belly-right_hip-right_knee-right_ankle belly-left_hip-left_knee-left_ankle
+"""
+JHMDB15 = Skeleton("jhmdb15", _jhmdb, _bones(_jhmdb, _jhmdb_bones))
 SKELETONS = {s.name: s for s in (COCO17, H36M17, MPII16, LSP14, BLAZEPOSE33, PENN13, JHMDB15)}
 
 # %% ../nbs/01_skeletons.ipynb #677801ff
 _MEANS = {
-    "pelvis": ("left_hip", "right_hip"), "thorax": ("left_shoulder", "right_shoulder"),
-    "neck": ("left_shoulder", "right_shoulder"), "upper_neck": ("neck",), "head_top": ("head",),
+    "pelvis": ("left_hip", "right_hip"),
+    "thorax": ("left_shoulder", "right_shoulder"),
+    "neck": ("left_shoulder", "right_shoulder"),
+    "upper_neck": ("neck",),
+    "head_top": ("head",),
 }
 
 def convert(
-    keypoints,      # (.. k d) coordinates in the joint order of `src`
-    visible,        # (.. k) visibility, 0 = not labelled
-    src: Skeleton, dst: Skeleton
-) -> tuple: # keypoints (.. k' d) and visible (.. k') in the joint order of `dst`
-    "Carry keypoints over to another skeleton; joints that `src` cannot give are 0 and invisible. `DataError` on a wrong joint count."
-    keypoints, visible = np.asarray(keypoints, float), np.asarray(visible)
+    keypoints: np.ndarray, # (.. k d) coordinates in the joint order of `src`
+    visible: np.ndarray,   # (.. k) visibility, 0 = not labelled
+    src: Skeleton,
+    dst: Skeleton
+) -> tuple: # keypoints (.. k' d) and visible (.. k') in the joint order of `dst`; 0 for a joint that `src` cannot give
+    "Carry keypoints over to another skeleton; `DataError` on a wrong joint count."
+    keypoints = np.asarray(keypoints, float)
+    visible = np.asarray(visible)
     if keypoints.shape[-2] != src.k or visible.shape[-1] != src.k:
         raise DataError(f"keypoints {keypoints.shape} with visible {visible.shape}: {src.name} has {src.k} joints")
-    out, seen = (
-        np.zeros((*keypoints.shape[:-2], dst.k, keypoints.shape[-1])),
-        np.zeros((*visible.shape[:-1], dst.k), visible.dtype),
-    )
+    out = np.zeros((*keypoints.shape[:-2], dst.k, keypoints.shape[-1]))
+    seen = np.zeros((*visible.shape[:-1], dst.k), visible.dtype)
     for i, joint in enumerate(dst.joints):
         parts = (joint,) if joint in src.joints else _MEANS.get(joint, ())
-        if not parts or any(p not in src.joints for p in parts):
+        if not parts or any(part not in src.joints for part in parts):
             continue
-        j = [src.index(p) for p in parts]
-        seen[..., i] = visible[..., j].min(-1)
-        out[..., i, :] = keypoints[..., j, :].mean(-2) * (seen[..., i, None] > 0)
+        columns = [src.index(part) for part in parts]
+        seen[..., i] = visible[..., columns].min(-1)
+        out[..., i, :] = keypoints[..., columns, :].mean(-2) * (seen[..., i, None] > 0)
     return out, seen

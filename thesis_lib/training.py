@@ -4,67 +4,96 @@
 
 # %% ../nbs/05_training.ipynb #3431ba6e
 from __future__ import annotations
-import inspect, io, json, logging, math, os, shutil, sys, time, warnings
+import inspect
+import io
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-import lightning as L, pandas as pd, torch
+import lightning as L
+import pandas as pd
+import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from .core.console import batch_mode
 from .core.errors import DataError
 from .core.files import write_atomic
 from .core.hashing import content_hash, file_sha256, source_hash
-from .core.console import batch_mode
 from .models.weights import load_weights
 
 # %% auto #0
 __all__ = ['cosine', 'milestones', 'Task', 'FitResult', 'read_log', 'device', 'fit', 'first_process_only']
 
 # %% ../nbs/05_training.ipynb #d3a00e84
-def cosine(done: float, *, warmup=0.05, end=0.01) -> float: # factor of the base learning rate
+def cosine(
+    done: float, # share of the training that is done
+    *,
+    warmup=0.05, # share of the training with a rising rate
+    end=0.01     # factor at the end
+) -> float: # factor of the base learning rate
     "Linear warm-up, then half a cosine down to `end` (Loshchilov and Hutter 2017)."
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return end + (1 - end) * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
-def milestones(done: float, *, at=(0.8, 0.95), gamma=0.1) -> float: # factor of the base learning rate
+def milestones(
+    done: float,     # share of the training that is done
+    *,
+    at=(0.8, 0.95),  # shares at which the rate falls
+    gamma=0.1        # by this factor
+) -> float: # factor of the base learning rate
     "Step schedule: times `gamma` at each share of training in `at`."
-    return gamma ** sum(done >= a for a in at)
+    return gamma ** sum(done >= share for share in at)
 
 # %% ../nbs/05_training.ipynb #15119026
 class Task(L.LightningModule):
     "A model with its loss, optimiser and schedule, as Lightning wants it."
-    def __init__(self, model, loss, optimizer, schedule, *, epochs, seed):
+    def __init__(
+        self, model: torch.nn.Module, loss: Callable, optimizer: Callable, schedule: Callable, *, epochs: int, seed: int
+    ):
         super().__init__()
-        self.model, self.loss, self.optimizer, self.schedule, self.epochs, self.seed = (
-            model, loss, optimizer, schedule, epochs, seed,
-        )
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.epochs = epochs
+        self.seed = seed
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> dict:
+        "The optimiser, and its schedule by step."
         optimizer = self.optimizer(self.model.parameters())
         total = max(1, self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(min(1., step / total)))
         return dict(optimizer=optimizer, lr_scheduler=dict(scheduler=scheduler, interval="step"))
 
-    def on_train_epoch_start(self):
+    def on_train_epoch_start(self) -> None:
+        "Set the random state of this epoch and process."
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch * 1_009 + self.global_rank)
 
-    def training_step(self, batch, _):
+    def training_step(self, batch: object, _: int) -> torch.Tensor:
+        "The loss of a batch; it is logged as the mean of the epoch."
         loss, logs = self.loss(self.model, batch)
-        self.log_dict(
-            {"train_loss": loss.detach(), **logs}, on_step=False, on_epoch=True, batch_size=1,
-            sync_dist=self.trainer.world_size > 1,
-        )
+        several = self.trainer.world_size > 1
+        logs = {"train_loss": loss.detach(), **logs}
+        self.log_dict(logs, on_step=False, on_epoch=True, batch_size=1, sync_dist=several)
         return loss
 
-    def validation_step(self, batch, _):
+    def validation_step(self, batch: object, _: int) -> None:
+        "Log the loss of a batch."
         loss, logs = self.loss(self.model, batch)
-        self.log_dict(
-            {"val_loss": loss, **{f"val_{k}": v for k, v in logs.items()}}, batch_size=1,
-            sync_dist=self.trainer.world_size > 1,
-        )
+        logs = {"val_loss": loss, **{f"val_{name}": value for name, value in logs.items()}}
+        self.log_dict(logs, batch_size=1, sync_dist=self.trainer.world_size > 1)
 
-    def transfer_batch_to_device(self, batch, device, dataloader_idx): # loaders yield batches on the device already
+    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
+        "The batch as it is: loaders yield batches on the device already."
         return batch
 
 # %% ../nbs/05_training.ipynb #a18e4b8c
@@ -73,18 +102,22 @@ class _Lines(Callback):
     def on_train_epoch_end(self, trainer, task):
         epoch, every = trainer.current_epoch + 1, max(1, task.epochs // 20)
         if trainer.is_global_zero and (epoch % every == 0 or epoch == task.epochs):
-            losses = "  ".join(
-                f"{k} {float(v):.5f}" for k, v in sorted(trainer.callback_metrics.items()) if k.endswith("loss")
-            )
+            values = sorted(trainer.callback_metrics.items())
+            losses = "  ".join(f"{name} {float(value):.5f}" for name, value in values if name.endswith("loss"))
             print(f"epoch {epoch}/{task.epochs}  {losses}", flush=True)
 
 class _Rate(Callback):
     "Samples a second over all epochs but the first, and the seconds spent."
-    def __init__(self, global_batch): self.global_batch, self.samples, self.seconds = global_batch, 0, 0.
+    def __init__(self, global_batch):
+        self.global_batch = global_batch
+        self.first = None # epoch of this start
+        self.samples, self.seconds = 0, 0.
     def on_train_epoch_start(self, trainer, task):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.start, self.first = time.perf_counter(), getattr(self, "first", trainer.current_epoch)
+        self.start = time.perf_counter()
+        if self.first is None:
+            self.first = trainer.current_epoch
     def on_train_epoch_end(self, trainer, task):
         if trainer.current_epoch == self.first and task.epochs - self.first > 1:
             return
@@ -96,7 +129,8 @@ class _Rate(Callback):
     def value(self): return self.samples / self.seconds if self.seconds else 0.
 
 class _EpochLoader:
-    "A loader that is told the epoch when its first batch is asked for (Lightning makes the iterator before it has read the checkpoint)."
+    "A loader that is told the epoch when its first batch is asked for."
+    # Lightning makes the iterator before it has read the checkpoint, so that it cannot be told earlier
     def __init__(self, loader, task): self.loader, self.task = loader, task
     def __len__(self): return len(self.loader)
     def __iter__(self):
@@ -119,98 +153,79 @@ class FitResult:
     precision: str
     trained_now: bool = True # False: found finished
 
-def read_log(folder) -> pd.DataFrame: # a row an epoch: epoch, train_loss, val_loss ...
-    "Training log of all starts of a run, one row an epoch, the latest start wins."
-    paths = sorted(Path(folder).glob("log_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+def read_log(
+    folder: Path | str # of a run
+) -> pd.DataFrame: # a row an epoch: epoch, train_loss, val_loss ...
+    "Training log of all starts of a run, the latest start wins; `DataError` if there is none."
+    def start(path): return int(path.parent.name.split("_")[1])
+    paths = sorted(Path(folder).glob("log_*/metrics.csv"), key=start)
     if not paths:
         raise DataError(f"{folder}: no training log; the run has not trained an epoch")
-    log = pd.concat([pd.read_csv(p).groupby("epoch").last() for p in paths])
+    log = pd.concat([pd.read_csv(path).groupby("epoch").last() for path in paths])
     return log[~log.index.duplicated(keep="last")].drop(columns="step").sort_index().reset_index()
 
 # %% ../nbs/05_training.ipynb #1498b38e
 def device() -> torch.device:
     "This process's device: its own GPU under torchrun, else the first GPU, else the CPU."
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
 
 def _identity(model, loss, settings, key): # everything that shapes the weights
-    shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
     return content_hash(shapes, repr(model), source_hash(type(model), loss, Task), settings, key)
 
-def _notebook_text(f): # of a function that a notebook defines: the same in the script made of it
-    f = f.func if isinstance(f, partial) else f
+def _notebook_text(function): # of a function that a notebook defines: the same in the script made of it
+    function = function.func if isinstance(function, partial) else function
     try:
-        return inspect.getsource(f) if getattr(f, "__module__", "") == "__main__" else ""
+        return inspect.getsource(function) if getattr(function, "__module__", "") == "__main__" else ""
     except (OSError, TypeError):
         return "" # typed in by hand
 
-def _describe(f): # optimiser or schedule, by name and arguments
-    return (
-        [getattr(f.func, "__name__", str(f.func)), f.keywords, [str(a) for a in f.args]]
-        if isinstance(f, partial)
-        else getattr(f, "__name__", repr(f))
-    )
+def _describe(function): # optimiser or schedule, by name and arguments
+    if isinstance(function, partial):
+        name = getattr(function.func, "__name__", str(function.func))
+        return [name, function.keywords, [str(argument) for argument in function.args]]
+    return getattr(function, "__name__", repr(function))
 
 # %% ../nbs/05_training.ipynb #95840d79
 def fit(
-    model,              # nn.Module; ends with the trained (averaged) weights
-    loss,               # loss(model, batch) -> (scalar, {name: scalar})
-    make_loader,        # (rank, world_size, device) -> iterable of batches with `batch_size`, `set_epoch`, `len`
-    folder,             # where checkpoint, log, weights.pt and finished.json go
-    *, epochs: int, optimizer, # optimizer(parameters), e.g. partial(torch.optim.Adam, lr=1e-4)
-    schedule=cosine,    # factor of the learning rate as a function of the share of training done
-    # weight of the past in the moving average of the weights (0 = off); largest gradient norm (0 = off)
-    seed=0, ema=0., clip=0.,
+    model: torch.nn.Module, # ends with the trained (averaged) weights
+    loss: Callable,         # loss(model, batch) -> (scalar, {name: scalar})
+    make_loader: Callable,  # (rank, world_size, device) -> iterable of batches with `batch_size`, `set_epoch`, `len`
+    folder: Path | str,     # where checkpoint, log, weights.pt and finished.json go
+    *,
+    epochs: int,
+    optimizer: Callable,  # optimizer(parameters), e.g. partial(torch.optim.Adam, lr=1e-4)
+    schedule=cosine,      # factor of the learning rate as a function of the share of training done
+    seed=0,
+    ema=0.,               # weight of the past in the moving average of the weights (0 = off)
+    clip=0.,              # largest gradient norm (0 = off)
     make_val_loader=None, # as make_loader; its loss is logged as val_loss each epoch
-    keep="last",        # weights of the "last" epoch, or of the "best", where val_loss was lowest
-    compile=False,      # torch.compile the model
-    # further JSON values that identify the run: data fingerprints, augmentation, code (`source_hash`) that model and
-    # loss rest on ...
-    key=None
+    keep="last",          # weights of the "last" epoch, or of the "best", where val_loss was lowest
+    compile=False,        # torch.compile the model
+    key=None              # further JSON values that identify the run: fingerprints, augmentation, `source_hash` of code
 ) -> FitResult:
     "Train, resume or find finished; `DataError` names the folder if the disk is full, and for a `keep` that cannot be."
     if keep not in ("last", "best") or (keep == "best" and not make_val_loader):
         raise DataError(f"keep = {keep!r}: expected 'last', or 'best' with a make_val_loader")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = dict(
-        epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema, clip=clip,
-        keep=keep,
-    )
-    identity = _identity(model, loss, settings, [key, *map(_notebook_text, (loss, make_loader, make_val_loader))])
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if (found := _finished(folder, identity)) is not None:
+    settings = dict(epochs=epochs, optimizer=_describe(optimizer), schedule=_describe(schedule), seed=seed, ema=ema)
+    settings |= dict(clip=clip, keep=keep)
+    texts = [_notebook_text(function) for function in (loss, make_loader, make_val_loader)]
+    identity = _identity(model, loss, settings, [key, *texts])
+    found = _finished(folder, identity)
+    if found is not None:
         first_process_only()
         load_weights(model, folder/"weights.pt")
         return found
-    starts, before, same = _resume_point(folder, identity, rank)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning") # advice on workers and folders that does not apply here
     task = Task(torch.compile(model) if compile else model, loss, optimizer, schedule, epochs=epochs, seed=seed)
-    trainer, rate = _trainer(
-        folder, starts, task, world, ema=ema, clip=clip, val=make_val_loader is not None, best=keep == "best"
-    )
-    clock = time.perf_counter()
-    loaders = [_EpochLoader(f(rank, world, device()), task) if f else None for f in (make_loader, make_val_loader)]
-    rate.global_batch = loaders[0].loader.batch_size * world
-    try:
-        trainer.fit(
-            task, *loaders, ckpt_path=str(folder / "last.ckpt") if same and (folder / "last.ckpt").exists() else None,
-            weights_only=True,
-        )
-    except OSError as e:
-        raise DataError(
-            f"{folder}: training stopped, the checkpoint could not be written ({(e.strerror or str(e)).lower()}); free some space and start again, it resumes"
-        ) from e
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    result = FitResult(
-        identity, "", world, epochs, trainer.global_step, before + time.perf_counter() - clock, rate.value, starts,
-        epochs - 1, str(trainer.precision),
-    )
+    result = _run(folder, identity, task, make_loader, make_val_loader, ema=ema, clip=clip, best=keep == "best")
     first_process_only()
-    return _finish(folder, model, replace(result, kept=_load_best(folder, model)) if keep == "best" else result)
+    if keep == "best":
+        result = replace(result, kept=_load_best(folder, model))
+    return _finish(folder, model, result)
 
 # %% ../nbs/05_training.ipynb #b361477e
 def _finished(folder, identity): # FitResult of an equal run that has ended, or None
@@ -225,8 +240,7 @@ def _finished(folder, identity): # FitResult of an equal run that has ended, or 
         return None
     return replace(found, trained_now=False)
 
-# (number of this start, seconds trained before, whether a checkpoint found here is of this run)
-def _resume_point(folder, identity, rank):
+def _resume_point(folder, identity, rank): # number of this start, seconds before, whether a checkpoint is of this run
     path = folder/"progress.json"
     try:
         state = json.loads(path.read_text())
@@ -244,23 +258,60 @@ def _resume_point(folder, identity, rank):
     write_atomic(path, json.dumps(dict(key=identity, starts=starts, seconds=state.get("seconds", 0.))))
     return starts, state.get("seconds", 0.), True
 
+# %% ../nbs/05_training.ipynb #6af49dc7
+def _run(folder, identity, task, make_loader, make_val_loader, *, ema, clip, best): # FitResult without checkpoint hash
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    starts, before, same = _resume_point(folder, identity, rank)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning") # advice on workers and folders that does not apply here
+    val = make_val_loader is not None
+    trainer, rate = _trainer(folder, starts, task, world, ema=ema, clip=clip, val=val, best=best)
+    clock = time.perf_counter()
+    loaders = [_EpochLoader(make_loader(rank, world, device()), task), None]
+    if val:
+        loaders[1] = _EpochLoader(make_val_loader(rank, world, device()), task)
+    rate.global_batch = loaders[0].loader.batch_size * world
+    last = folder/"last.ckpt"
+    _train(trainer, task, loaders, folder, str(last) if same and last.exists() else None)
+    return FitResult(
+        key=identity, checkpoint="", world_size=world, epochs=task.epochs, steps=trainer.global_step,
+        seconds=before + time.perf_counter() - clock, rate=rate.value, starts=starts, kept=task.epochs - 1,
+        precision=str(trainer.precision),
+    )
+
+def _train(trainer, task, loaders, folder, checkpoint): # until the last epoch, from a checkpoint if there is one
+    try:
+        trainer.fit(task, *loaders, ckpt_path=checkpoint, weights_only=True)
+    except OSError as e:
+        reason = (e.strerror or str(e)).lower()
+        raise DataError(
+            f"{folder}: training stopped, the checkpoint could not be written ({reason}); "
+            "free some space and start again, it resumes"
+        ) from e
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
 # %% ../nbs/05_training.ipynb #f5ba51cf
 def _trainer(folder, starts, task, world, *, ema, clip, val, best):
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    rate, each = _Rate(1), dict(save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    gpu, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    rate = _Rate(1)
+    each = dict(save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
     callbacks = [rate, ModelCheckpoint(folder, filename="last", every_n_epochs=1, **each), _Seconds(folder)]
-    callbacks += [ModelCheckpoint(folder, filename="best", monitor="val_loss", **each)] if best else []
-    callbacks += [EMAWeightAveraging(decay=ema)] if ema else []
-    callbacks += [_Lines()] if batch_mode() else [TQDMProgressBar(refresh_rate=10)]
-    return L.Trainer(
+    if best:
+        callbacks.append(ModelCheckpoint(folder, filename="best", monitor="val_loss", **each))
+    if ema:
+        callbacks.append(EMAWeightAveraging(decay=ema))
+    callbacks.append(_Lines() if batch_mode() else TQDMProgressBar(refresh_rate=10))
+    trainer = L.Trainer(
         default_root_dir=folder, max_epochs=task.epochs, callbacks=callbacks,
         logger=CSVLogger(folder, name="", version=f"log_{starts}", flush_logs_every_n_steps=1_000_000),
-        accelerator="gpu" if torch.cuda.is_available() else "cpu", devices=local if world > 1 else 1,
-        num_nodes=world // local, strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if torch.cuda.is_available() else "32-true", gradient_clip_val=clip or None,
-        use_distributed_sampler=False, num_sanity_val_steps=0, limit_val_batches=None if val else 0,
-        enable_model_summary=False, enable_progress_bar=not batch_mode(), log_every_n_steps=10**9,
-    ), rate
+        accelerator="gpu" if gpu else "cpu", devices=local if world > 1 else 1, num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto", precision="bf16-mixed" if gpu else "32-true",
+        gradient_clip_val=clip or None, use_distributed_sampler=False, num_sanity_val_steps=0,
+        limit_val_batches=None if val else 0, enable_model_summary=False, enable_progress_bar=not batch_mode(),
+        log_every_n_steps=10**9,
+    )
+    return trainer, rate
 
 class _Seconds(Callback):
     "Keep the seconds trained so far, so that a killed run knows what it has cost."
@@ -269,14 +320,12 @@ class _Seconds(Callback):
         self.clock, self.state = time.perf_counter(), json.loads(self.path.read_text())
     def on_train_epoch_end(self, trainer, task):
         if trainer.is_global_zero:
-            write_atomic(
-                self.path,
-                json.dumps({**self.state, "seconds": self.state["seconds"] + time.perf_counter() - self.clock}),
-            )
+            seconds = self.state["seconds"] + time.perf_counter() - self.clock
+            write_atomic(self.path, json.dumps({**self.state, "seconds": seconds}))
 
 # %% ../nbs/05_training.ipynb #6d95ab13
-def first_process_only():
-    "Go on in the first process alone: the others of a `torchrun` end here, their part is done. Without torchrun it does nothing."
+def first_process_only() -> None:
+    "Go on in the first process alone: the others of a `torchrun` end here; without torchrun it does nothing."
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -285,19 +334,18 @@ def first_process_only():
 
 def _load_best(folder, model): # -> epoch
     best = torch.load(folder/"best.ckpt", map_location="cpu", weights_only=True)
-    model.load_state_dict(
-        {k.removeprefix("model.").removeprefix("_orig_mod."): v for k, v in best["state_dict"].items()}
-    )
+    weights = {}
+    for name, value in best["state_dict"].items():
+        weights[name.removeprefix("model.").removeprefix("_orig_mod.")] = value
+    model.load_state_dict(weights)
     return best["epoch"]
 
 def _finish(folder, model, result): # weights first, then the file that says so; the resume point is no longer needed
     weights = io.BytesIO()
-    torch.save({k: v.cpu() for k, v in model.state_dict().items()}, weights)
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, weights)
     write_atomic(folder/"weights.pt", weights.getvalue())
-    result = replace(
-        result, checkpoint=file_sha256(folder / "weights.pt"), seconds=round(result.seconds, 2),
-        rate=round(result.rate, 1),
-    )
+    checkpoint = file_sha256(folder/"weights.pt")
+    result = replace(result, checkpoint=checkpoint, seconds=round(result.seconds, 2), rate=round(result.rate, 1))
     write_atomic(folder/"finished.json", json.dumps(asdict(result), indent=1, sort_keys=True) + "\n")
     for over in ("last.ckpt", "best.ckpt"):
         (folder/over).unlink(missing_ok=True)

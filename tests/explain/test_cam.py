@@ -1,7 +1,11 @@
 "Explanations of any model: a contract that each of them keeps, and the traps of tokens."
 import copy
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
 from torch import nn
+
 from thesis_lib import explain
 from thesis_lib.core import DataError
 from thesis_lib.models.transpose import TransPoseR
@@ -32,22 +36,22 @@ def build(name):
     make, channels, (w, h), target, layers = MODELS[name]
     return make(), torch.randn(5, channels, h, w), target, layers
 
-def state(model):
+def state(model): # modes and hooks, gradients, weights
     modules = [
         (m.training, len(m._forward_hooks), len(m._backward_hooks), getattr(m, "inplace", None))
         for m in model.modules()
     ]
-    return (
-        modules, [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()],
-        {k: v.clone() for k, v in model.state_dict().items()},
-    )
+    gradients = [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    return modules, gradients, {k: v.clone() for k, v in model.state_dict().items()}
 
-def same(a, b):
-    return (
-        a[0] == b[0]
-        and all(x[0] == y[0] and (x[1] is y[1] is None or torch.equal(x[1], y[1])) for x, y in zip(a[1], b[1]))
-        and all(torch.equal(v, b[2][k]) for k, v in a[2].items())
-    )
+def same_gradient(a, b):
+    return a[0] == b[0] and (a[1] is b[1] is None or torch.equal(a[1], b[1]))
+
+def same(a, b): # two states
+    (modules, gradients, weights), (other_modules, other_gradients, other_weights) = a, b
+    if modules != other_modules or not all(same_gradient(x, y) for x, y in zip(gradients, other_gradients)):
+        return False
+    return all(torch.equal(v, other_weights[k]) for k, v in weights.items())
 
 @pytest.mark.parametrize("name", MODELS)
 def test_grad_cam_keeps_its_contract(name):
@@ -83,12 +87,14 @@ def test_agrees_with_equations():
         hook = explain.find_layer(model, layer).register_forward_hook(lambda m, i, o: kept.append(o))
         logits = model.eval()(images)[:, 2]
         hook.remove()
-        (a,), g = kept, torch.autograd.grad(logits.sum(), kept)[0]
-        if a.dim() == 3:
-            a, g = (t[:, 1:].mT.unflatten(2, model.grid) for t in (a, g))
-        cam = (g.mean((2, 3), keepdim=True) * a).sum(1, keepdim=True).relu()
-        cam = torch.nn.functional.interpolate(cam, images.shape[2:], mode="bilinear")[:, 0].detach().numpy()
-        assert np.allclose(explain.grad_cam(model, images, 2, layer), explain._unit(cam), atol=1e-4)
+        activation, gradient = kept[0], torch.autograd.grad(logits.sum(), kept)[0]
+        if activation.dim() == 3: # tokens
+            activation, gradient = (t[:, 1:].mT.unflatten(2, model.grid) for t in (activation, gradient))
+        weighted = (gradient.mean((2, 3), keepdim=True)*activation).sum(1, keepdim=True).relu()
+        maps = torch.nn.functional.interpolate(weighted, images.shape[2:], mode="bilinear")[:, 0].detach().numpy()
+        low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+        maps = (maps - low)/np.where(high > low, high - low, 1)
+        assert np.allclose(explain.grad_cam(model, images, 2, layer), maps, atol=1e-4)
 
 def test_in_place_relu_does_not_change_the_activation():
     "The layer before an in-place ReLU is read as it was, not as the ReLU left it."
@@ -149,7 +155,7 @@ def test_rollout_follows_attention_to_one_token():
         model.cls_token.zero_()
         model.pos_embed[0, 1 + 13, 0] = 1e3
         for block in model.blocks:
-            attention, (d_h, h) = block.self_attn, (8, 4)
+            attention, d_h, h = block.self_attn, 8, 4
             attention.in_proj_weight.zero_()
             attention.out_proj.weight.zero_()
             nn.init.zeros_(block.linear2.weight)
@@ -181,17 +187,13 @@ def test_deletion_insertion_of_a_true_a_false_and_an_empty_map():
     x[:, :, 3:6, 8:12] = 1
     true[:, 3:6, 8:12] = 1
     maps = np.stack([true[0], 1 - true[0], 0 * true[0]])
-    r = explain.deletion_insertion(model, x, maps, 0, steps=16, baseline="mean", batch_size=2)
-    assert (
-        r["deletion"][0] < r["deletion"][2] < r["deletion"][1]
-        and r["insertion"][0] > r["insertion"][2] > r["insertion"][1]
-    )
-    assert (
-        r["deletion_curve"].shape == (3, 17)
-        and np.allclose(r["deletion_curve"][:, 0], r["insertion_curve"][:, -1])
-        and np.allclose(r["deletion_curve"][:, -1], r["insertion_curve"][:, 0])
-    )
-    assert np.allclose(r["deletion_curve"][:, 0], 1 / (1 + np.exp(-4)))
+    found = explain.deletion_insertion(model, x, maps, 0, steps=16, baseline="mean", batch_size=2)
+    assert found["deletion"][0] < found["deletion"][2] < found["deletion"][1]
+    assert found["insertion"][0] > found["insertion"][2] > found["insertion"][1]
+    assert found["deletion_curve"].shape == (3, 17)
+    assert np.allclose(found["deletion_curve"][:, 0], found["insertion_curve"][:, -1])
+    assert np.allclose(found["deletion_curve"][:, -1], found["insertion_curve"][:, 0])
+    assert np.allclose(found["deletion_curve"][:, 0], 1 / (1 + np.exp(-4)))
 
 @pytest.mark.parametrize("name", MODELS)
 def test_randomised_leaves_the_model_and_cascades(name):
@@ -209,9 +211,9 @@ class Stacks(nn.Module):
     "Two stacks of heatmaps, as a list or as one tensor."
     def __init__(self, one=False):
         super().__init__()
-        self.one, self.stem, self.norm, self.heads = (
-            one, nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ModuleList(nn.Conv2d(6, 4, 3) for _ in range(2)),
-        )
+        self.one = one
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.heads = nn.ModuleList(nn.Conv2d(6, 4, 3) for _ in range(2))
     def forward(self, x):
         features = nn.functional.softplus(self.norm(self.stem(x)))
         maps = [head(features) for head in self.heads]

@@ -1,13 +1,17 @@
-"Left and right exchanged: counted, and put right."
-import numpy as np, pytest, torch
+"Left and right exchanged: counted, and corrected."
+import numpy as np
+import pytest
+import torch
+
 from conftest import says
 from thesis_lib import explain
 from thesis_lib.heatmaps import decode, encode
 from thesis_lib.plots import standing_pose
 from thesis_lib.skeletons import BLAZEPOSE33, COCO17, LSP14, MPII16
 
+
 @pytest.mark.parametrize("skeleton", [COCO17, MPII16, LSP14], ids=lambda s: s.name)
-def test_a_swapped_wrist_is_counted_and_put_right(skeleton):
+def test_a_swapped_wrist_is_counted_and_corrected(skeleton):
     rng, n = np.random.default_rng(0), 40
     poses = standing_pose(skeleton)[None] * rng.uniform(14, 20, (n, 1, 1)) + 22 + rng.normal(0, .3, (n, skeleton.k, 2))
     seen, pair = np.ones((n, skeleton.k)), np.array([skeleton.index("left_wrist"), skeleton.index("right_wrist")])
@@ -19,12 +23,11 @@ def test_a_swapped_wrist_is_counted_and_put_right(skeleton):
     fixed = explain.correct_inversions(wrong, lengths)
     after = explain.find_inversions(fixed.keypoints, poses, seen, 8., .5, skeleton)
     assert before.count() == 2 * n and before.table().mirrored["wrist"] == 2 * n and after.count() == 0
-    assert (
-        fixed.swapped.sum() == n and fixed.swapped[:, [p == tuple(pair) for p in skeleton.flip_pairs].index(True)].all()
-    )
+    assert fixed.swapped.sum() == n
+    assert fixed.swapped[:, [p == tuple(pair) for p in skeleton.flip_pairs].index(True)].all()
     assert not explain.correct_inversions(maps, lengths).swapped.any()
 
-def test_confusion_names_what_is_wrong():
+def test_an_inversion_names_what_is_wrong():
     pose = standing_pose(COCO17)[None].repeat(3, 0)
     blind = np.ones((3, 17))
     blind[2] = 0

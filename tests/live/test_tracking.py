@@ -1,14 +1,17 @@
 "Several people in a video: what the cells of the notebook do not try. Real trackers, real files; the people are boxes."
-import cv2, numpy as np, pytest
+import cv2
+import numpy as np
+import pytest
+
 from thesis_lib.core import DataError
+from thesis_lib.live import (
+    TRACKERS, Found, Track, box_iou, idf1, link, mota, record_people, track_counts, tracking, tracks_video,
+)
 from thesis_lib.schemas import VideoFrames, open_frames, read_recording
 from thesis_lib.skeletons import BLAZEPOSE33
-from thesis_lib.live import (
-    Found, TRACKERS, Track, box_iou, idf1, link, main, mota, record_people, track_counts, tracks_video,
-)
 
 N, SIZE = 24, (160, 100)
-MOVING = [m for m in TRACKERS if m != "iou"]
+MOVING = [method for method in TRACKERS if method != "iou"]
 
 def walk(start, stop, y=30., n=N): # (n 4)
     x = np.linspace(start, stop, n)
@@ -23,8 +26,11 @@ def frames_of(people, colours=((200, 40, 40), (40, 60, 210), (240, 220, 40)), n=
     return out
 
 def found_of(people, gone=lambda person, t: False, n=N): # true boxes, without those that are gone
-    rows = [[boxes[t] for p, boxes in enumerate(people) if not gone(p, t)] for t in range(n)]
-    return [Found(np.array(r).reshape(-1, 4), np.full(len(r), .9)) for r in rows]
+    found = []
+    for t in range(n):
+        boxes = [of_person[t] for p, of_person in enumerate(people) if not gone(p, t)]
+        found.append(Found(np.array(boxes).reshape(-1, 4), np.full(len(boxes), .9)))
+    return found
 
 def truth_of(people): return np.stack(people, 1)
 
@@ -35,32 +41,29 @@ def test_two_who_cross_keep_their_tracks(method):
     tracks = link(found_of(people, behind), frames_of(people), method=method)
     counts = track_counts(truth_of(people), tracks)
     hidden = sum(behind(1, t) for t in range(N))
-    assert (
-        hidden
-        and len(tracks) == 2
-        and counts["num_switches"] == counts["num_false_positives"] == 0
-        and counts["num_misses"] == hidden
-    )
+    assert hidden
+    assert len(tracks) == 2
+    assert counts["num_switches"] == counts["num_false_positives"] == 0
+    assert counts["num_misses"] == hidden
 
 def test_motion_confuses_those_who_turn_back_while_hidden():
+    half = N//2
     people = [
-        np.r_[walk(5, 70, n=N // 2), walk(70, 5, n=N // 2)],
-        np.r_[walk(140, 75, y=31, n=N // 2), walk(75, 140, y=31, n=N // 2)],
+        np.r_[walk(5, 70, n=half), walk(70, 5, n=half)],
+        np.r_[walk(140, 75, y=31, n=half), walk(75, 140, y=31, n=half)],
     ]
-    def near(p, t): return p == 1 and abs(t - N//2 + .5) < 3
-    score = {m: idf1(track_counts(truth_of(people), link(found_of(people, near), method=m))) for m in ("iou", "sort")}
-    assert score["sort"] < .6 < .9 < score["iou"] # the limit that the study states
+    def near(p, t): return p == 1 and abs(t - half + .5) < 3
+    def score(method): return idf1(track_counts(truth_of(people), link(found_of(people, near), method=method)))
+    assert score("sort") < .6 < .9 < score("iou") # the limit that the study states
 
 def test_colours_tell_apart_those_who_change_places_while_hidden():
     a, b = walk(50, 50), walk(56, 56)
     people = [np.r_[a[:10], b[10:]], np.r_[b[:10], a[10:]]]
     def both(p, t): return 10 <= t < 14
-    score = {
-        m: idf1(track_counts(truth_of(people), link(found_of(people, both), frames_of(people), method=m)))
-        for m in ("bytetrack", "clothes")
-    }
-    # all but the frames in which they are hidden
-    assert score["bytetrack"] < .6 and score["clothes"] == pytest.approx(1 - 8/(2*48 - 8), abs=.01)
+    def score(method):
+        return idf1(track_counts(truth_of(people), link(found_of(people, both), frames_of(people), method=method)))
+    assert score("bytetrack") < .6
+    assert score("clothes") == pytest.approx(1 - 8/(2*48 - 8), abs=.01) # all but the frames in which they are hidden
 
 @pytest.mark.parametrize("method", TRACKERS)
 def test_lost_and_found(method):
@@ -70,30 +73,29 @@ def test_lost_and_found(method):
     assert one.frame.tolist() == [*range(8), *range(13, N)] # nothing is invented between
     np.testing.assert_allclose(one.boxes, people[0][one.frame])
     two = link(found_of(people, away), frames_of(people), method=method, max_gap=2)
-    assert [t.frame[0] for t in two] == [0, 13] and [t.id for t in two] == [0, 1]
+    assert [track.frame[0] for track in two] == [0, 13] and [track.id for track in two] == [0, 1]
 
 @pytest.mark.parametrize("method", TRACKERS)
 def test_empty_frames(method):
     nobody = [Found(np.zeros((0, 4)), np.zeros(0))]*6
     assert link(nobody, frames_of([]), method=method) == []
-    people = [walk(20, 60)]
-    tracks = link(
-        nobody + found_of(people) + nobody, [*frames_of([], n=6), *frames_of(people), *frames_of([], n=6)],
-        method=method,
-    )
+    people, empty = [walk(20, 60)], frames_of([], n=6)
+    tracks = link(nobody + found_of(people) + nobody, [*empty, *frames_of(people), *empty], method=method)
     assert len(tracks) == 1 and tracks[0].frame.tolist() == list(range(6, 6 + N))
 
 def test_low_scores_start_no_track_and_short_tracks_are_dropped():
     people = [walk(20, 60)]
-    weak = [Found(f.boxes, f.scores*.4) for f in found_of(people)]
+    weak = [Found(found.boxes, found.scores*.4) for found in found_of(people)]
     assert link(weak) == [] and link(weak, method="bytetrack") == [] and len(link(weak, threshold=.3)) == 1
-    flash = [f if t < 2 else Found(np.zeros((0, 4)), np.zeros(0)) for t, f in enumerate(found_of(people))]
+    flash = [*found_of(people)[:2], *[Found(np.zeros((0, 4)), np.zeros(0))]*(N - 2)]
     assert link(flash) == [] and len(link(flash, min_frames=2)) == 1
 
 def test_bytetrack_links_a_weak_box_of_a_strong_track():
     people = [walk(20, 60)]
-    found = [Found(f.boxes, f.scores*(.3 if 8 <= t < 12 else 1)) for t, f in enumerate(found_of(people))]
-    assert [len(link(found, method=m)[0]) for m in ("bytetrack", "sort")] == [N, N - 4]
+    strong = found_of(people)
+    weak = [Found(found.boxes, found.scores*.3) for found in strong[8:12]]
+    found = [*strong[:8], *weak, *strong[12:]]
+    assert [len(link(found, method=method)[0]) for method in ("bytetrack", "sort")] == [N, N - 4]
 
 def test_bad_detections_name_their_frame():
     good = found_of([walk(20, 60)])
@@ -116,11 +118,12 @@ def test_counts_without_people_or_tracks():
     assert mota(track_counts(walk(0, 9, n=5)[:, None], [])) == 0
 
 class Middle:
-    "Sees whoever is in the crop: all landmarks at the middle of what is not background, nobody when the crop is more than a third green."
-    made = []
+    """Sees whoever is in the crop: all landmarks at the middle of what is not background.
+    Nobody when the crop is more than a third green."""
+    sources = []
     def __init__(self):
         self.closed = False
-        Middle.made.append(self)
+        Middle.sources.append(self)
     def detect(self, crop):
         if (crop == (0, 255, 0)).all(-1).mean() > 1/3:
             return None
@@ -136,34 +139,32 @@ def test_recording_a_folder_of_frames(tmp_path):
     for i, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path/"frames"/f"frame{i}.bmp"), frame[..., ::-1]) # frame2 before frame10
     replay = iter(found_of(people, lambda p, t: p == 0 and t in (9, 10)))
-    made = record_people(tmp_path/"frames", lambda frame: next(replay), tmp_path/"out", Middle, action="walk", fps=15)
-    first, second = (read_recording(path) for path, _ in made)
-    assert first.frame.tolist() == [t for t in range(N) if t not in (9, 10)] and second.frame.tolist() == [
-        t for t in range(N) if t != 5
-    ]
+    def detect(frame): return next(replay)
+    written = record_people(tmp_path/"frames", detect, tmp_path/"out", Middle, action="walk", fps=15)
+    first, second = (read_recording(path) for path, _ in written)
+    assert first.frame.tolist() == [t for t in range(N) if t not in (9, 10)]
+    assert second.frame.tolist() == [t for t in range(N) if t != 5]
     for recording, boxes in ((first, people[0]), (second, people[1])):
         middle = (boxes[recording.frame, :2] + boxes[recording.frame, 2:])/2
         np.testing.assert_allclose(recording.landmarks[:, 7, :2]*SIZE, middle, atol=1.6)
-    assert all(source.closed for source in Middle.made) and len(Middle.made) == 2
+    assert all(source.closed for source in Middle.sources) and len(Middle.sources) == 2
 
 def test_recording_with_the_joints_of_the_detector(tmp_path):
     boxes = walk(20, 60)
-    joints = np.stack(
-        [
-            np.column_stack([np.linspace(b[0], b[2], 17), np.linspace(b[1], b[3], 17), np.linspace(0.2, 1, 17)])
-            for b in boxes
-        ]
-    )
-    replay = iter([Found(b[None], [.9], j[None]) for b, j in zip(boxes, joints)])
+    joints = np.zeros((N, 17, 3))
+    for frame, (x1, y1, x2, y2) in zip(joints, boxes):
+        frame[:] = np.column_stack([np.linspace(x1, x2, 17), np.linspace(y1, y2, 17), np.linspace(.2, 1, 17)])
+    replay = iter([Found(box[None], [.9], frame[None]) for box, frame in zip(boxes, joints)])
     (path, _), = record_people(frames_of([boxes]), lambda frame: next(replay), tmp_path)
     landmarks = read_recording(path).landmarks
     np.testing.assert_allclose(landmarks[:, BLAZEPOSE33.index("nose"), :2]*SIZE, joints[:, 0, :2], atol=1e-3)
-    assert (landmarks[..., 3] > 0).sum(1).tolist() == [17]*N and not landmarks[:, BLAZEPOSE33.index("left_heel")].any()
+    assert (landmarks[..., 3] > 0).sum(1).tolist() == [17]*N
+    assert not landmarks[:, BLAZEPOSE33.index("left_heel")].any()
 
 def test_nobody_leaves_no_file(tmp_path):
-    assert record_people(
-        frames_of([]), lambda frame: Found(np.zeros((0, 4)), np.zeros(0)), tmp_path
-    ) == [] and not list(tmp_path.iterdir())
+    def nobody(frame): return Found(np.zeros((0, 4)), np.zeros(0))
+    assert record_people(frames_of([]), nobody, tmp_path) == []
+    assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="none.mp4: no such video"):
         open_frames(tmp_path/"none.mp4")
     with pytest.raises(DataError, match="holds no frames; expected files that end in .png"):
@@ -173,7 +174,7 @@ def test_nobody_leaves_no_file(tmp_path):
         record_people(frames_of([walk(20, 60)]), lambda frame: next(replay), tmp_path)
 
 def joined(boxes): # one person with joints
-    return [Found(b[None], [.9], np.full((1, 17, 3), .9)) for b in boxes]
+    return [Found(box[None], [.9], np.full((1, 17, 3), .9)) for box in boxes]
 
 def test_a_video_that_ends_early_keeps_what_was_tracked(tmp_path):
     boxes = walk(20, 60)
@@ -204,21 +205,18 @@ def test_a_kill_loses_little(tmp_path):
 
 def test_video_of_tracks(tmp_path):
     people = [walk(5, 130), walk(130, 5, y=34)]
-    made = [(None, t) for t in link(found_of(people))]
-    tracks_video(frames_of(people), made, tmp_path/"video.mp4")
+    recorded = [(None, track) for track in link(found_of(people))]
+    tracks_video(frames_of(people), recorded, tmp_path/"video.mp4")
     video = VideoFrames(tmp_path/"video.mp4")
-    assert (
-        len(video) == N
-        and video[0].shape == (*SIZE[::-1], 3)
-        and np.abs(video[0].astype(int) - frames_of(people)[0]).max() > 60
-    )
+    assert len(video) == N
+    assert video[0].shape == (*SIZE[::-1], 3)
+    assert np.abs(video[0].astype(int) - frames_of(people)[0]).max() > 60
 
 def test_boxes_of_no_size_overlap_nothing():
     assert box_iou(np.zeros((0, 4)), np.ones((2, 4))).shape == (0, 2)
-    np.testing.assert_allclose(
-        box_iou(np.float32([[0, 0, 2, 2]]), np.float32([[1, 0, 3, 2], [4, 4, 5, 5]])), [[1 / 3, 0]]
-    )
+    others = np.float32([[1, 0, 3, 2], [4, 4, 5, 5]])
+    np.testing.assert_allclose(box_iou(np.float32([[0, 0, 2, 2]]), others), [[1/3, 0]])
 
 def test_the_command_says_what_is_missing(tmp_path, capsys):
-    assert main([str(tmp_path/"none.mp4"), str(tmp_path/"out"), "--detector", str(tmp_path)]) == 1
+    assert tracking.main([str(tmp_path/"none.mp4"), str(tmp_path/"out"), "--detector", str(tmp_path)]) == 1
     assert "record.json: no such record" in capsys.readouterr().err and not (tmp_path/"out").exists()

@@ -1,10 +1,14 @@
-"""The pages in a real browser, at desktop and phone width: no console error, no broken link, no empty figure, no sideways scrolling."""
+"""The pages in a real browser, at desktop and phone width.
+
+No console error, no broken link, no empty figure, no sideways scrolling.
+"""
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import needs_chromium
 from test_report import demo
+
+from browser import needs_chromium
 from thesis_lib.core import root
 from thesis_lib.report import check_html
 
@@ -12,14 +16,32 @@ pytestmark = needs_chromium
 
 OPEN_ALL = """(async () => {
   document.querySelectorAll('details').forEach(d => d.open = true);
-  const images = [...document.images]; images.forEach(i => i.loading = 'eager');
+  const images = [...document.images];
+  images.forEach(i => i.loading = 'eager');
   await Promise.all(images.map(i => i.decode().catch(() => {})));
   const videos = [...document.querySelectorAll('video')];
-  await Promise.all(videos.map(v => new Promise(r => { v.onloadeddata = v.onerror = r; v.preload = 'auto'; v.load(); })));
-  return {stuck: videos.filter(v => !(v.readyState > 1 && v.videoWidth > 1 && v.duration > 0)).map(v => v.src.slice(0, 120)), empty: images.filter(i => !(i.complete && i.naturalWidth > 1 && i.naturalHeight > 1 && i.getBoundingClientRect().width > 1)).map(i => i.src.slice(0, 120)),
-          unnamed: images.filter(i => !i.alt).length, images: images.length, page: document.documentElement.scrollWidth, window: innerWidth,
-          links: [...document.querySelectorAll('a[href]')].map(a => a.href),
-          wide: [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.tl-scroll, .scroll, pre, math')).map(e => e.tagName + '.' + e.className).slice(0, 5)};
+  const loaded = v => new Promise(done => {
+    v.onloadeddata = v.onerror = done;
+    v.preload = 'auto';
+    v.load();
+  });
+  await Promise.all(videos.map(loaded));
+  const plays = v => v.readyState > 1 && v.videoWidth > 1 && v.duration > 0;
+  const width = e => e.getBoundingClientRect().width;
+  const shows = i => i.complete && i.naturalWidth > 1 && i.naturalHeight > 1 && width(i) > 1;
+  const leaves = e => e.getBoundingClientRect().right > innerWidth + 1;
+  const scrolls = e => e.closest('.tl-scroll, .scroll, pre, math');
+  const elements = [...document.querySelectorAll('body *')];
+  return {
+    stuck: videos.filter(v => !plays(v)).map(v => v.src.slice(0, 120)),
+    empty: images.filter(i => !shows(i)).map(i => i.src.slice(0, 120)),
+    unnamed: images.filter(i => !i.alt).length,
+    images: images.length,
+    page: document.documentElement.scrollWidth,
+    window: innerWidth,
+    links: [...document.querySelectorAll('a[href]')].map(a => a.href),
+    wide: elements.filter(e => leaves(e) && !scrolls(e)).map(e => e.tagName + '.' + e.className).slice(0, 5),
+  };
 })()"""
 
 
@@ -50,7 +72,8 @@ def test_pages(browser, home, width, tmp_path):
         assert not seen["stuck"], f"{name}: videos that do not play {seen['stuck']}"
         assert not seen["unnamed"], f"{name}: {seen['unnamed']} images without alternative text"
         assert seen["page"] <= width, f"{name}: the page is {seen['page']} px wide, because of {seen['wide']}"
-        missing = [u for u in seen["links"] if u.startswith("file:") and not Path(unquote(urlsplit(u).path)).exists()]
+        files = [unquote(urlsplit(link).path) for link in seen["links"] if link.startswith("file:")]
+        missing = [path for path in files if not Path(path).exists()]
         assert not missing, f"{name}: broken links {missing}"
         assert browser.screenshot(tmp_path / "page.png").stat().st_size > 5000, f"{name}: the page is blank"
         figures += seen["images"]
@@ -65,9 +88,10 @@ def test_browser_complains(browser, tmp_path):
     "The test itself can fail: a page with a script error, a missing image and a wide box is caught."
     page = tmp_path / "bad.html"
     page.write_text(
-        "<!DOCTYPE html><script>throw Error('x')</script><img src=missing.png alt=a><div style='width:2000px'>wide</div>"
+        "<!DOCTYPE html><script>throw Error('x')</script><img src=missing.png alt=a>"
+        "<div style='width:2000px'>wide</div>"
     )
     browser.open(page.resolve().as_uri(), 390)
     seen = browser.evaluate(OPEN_ALL)
-    assert {e["method"] for e in browser.events} >= {"Runtime.exceptionThrown", "Network.loadingFailed"}
+    assert {event["method"] for event in browser.events} >= {"Runtime.exceptionThrown", "Network.loadingFailed"}
     assert len(seen["empty"]) == 1 and seen["page"] > 390

@@ -1,19 +1,35 @@
-"""Bad radiographs, labels and disks: each ends in one sentence that names the thing; a radiograph store is complete or absent (the rules one by one: notebooks 11, 18, 20)."""
-import errno, io, multiprocessing, os, resource, shutil, signal, time
+"""Bad radiographs, labels and disks: each ends in one sentence that names the thing.
+
+A radiograph store is complete or absent. The rules one by one are in the notebooks of `schemas.radiology`,
+`datasets.synthetic_radiographs` and `stores.radiographs`.
+"""
+import errno
+import io
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
-import cv2, numpy as np, pytest, torch
+
+import cv2
+import numpy as np
+import pytest
+import torch
 from PIL import Image
+
 from conftest import depends_on_nothing_but_seed_epoch_and_row, folders, little_space, ranks_share_the_work, says
 from thesis_lib.core import DataError
-from thesis_lib.stores import radiographs as radiographs_module
-from thesis_lib.stores.radiographs import RadiographAugment, build, lesion_masks, masked_bce, positive_weight, predict
 from thesis_lib.datasets.synthetic_radiographs import make_radiographs
 from thesis_lib.metrics import ClassEval
 from thesis_lib.schemas import (
-    CLASSES, ChestSet, HEALTHY, MAX_PIXELS, Region, check_radiographs, encode_findings, parse_findings, read_radiograph,
-    region_mask,
+    CLASSES, HEALTHY, MAX_PIXELS, ChestSet, Region, check_radiographs, encode_findings, parse_findings,
+    read_radiograph, region_mask,
 )
+from thesis_lib.stores import radiographs as radiographs_module
+from thesis_lib.stores.radiographs import RadiographAugment, build, lesion_masks, masked_bce, positive_weight, predict
 
 
 def make_set(folder, n=8):
@@ -26,8 +42,8 @@ def make_set(folder, n=8):
             cv2.imwrite(str(path), cv2.resize(np.random.default_rng(i).integers(20, 255, (10, 8), np.uint8), (80, 100)))
     labels = encode_findings([("Mass",), ("Healthy",)]*(n//2))
     return ChestSet(
-        "noise", "train", paths, dict(original=labels), [f"p{i // 2}" for i in range(n)], ["a"] * n,
-        [Region(0, "Mass", (10.0, 20.0, 30.0, 30.0))],
+        "noise", "train", paths, dict(original=labels), patients=[f"p{i // 2}" for i in range(n)], sources=["a"]*n,
+        regions=[Region(0, "Mass", (10., 20., 30., 30.))],
     )
 
 @pytest.fixture
@@ -39,17 +55,19 @@ RAMP = np.linspace(0, 255, 64).round().astype(np.uint8)[None].repeat(48, 0)
 
 @pytest.mark.parametrize("kind", ["L", "LA", "1", "P", "RGB", "RGBA", "CMYK", "I;16", "12 bits", "tiff16", "I"])
 def test_kinds_of_pixels_become_grey(tmp_path, kind):
-    deep, grey = kind in ("I;16", "12 bits", "tiff16", "I"), Image.fromarray(RAMP)
-    path = tmp_path/("x.tif" if kind in ("tiff16", "I") else "x.jpg" if kind == "CMYK" else "x.png")
-    image = (
-        Image.fromarray((RAMP * (16.0 if kind == "12 bits" else 257.0)).astype(np.int32 if kind == "I" else np.uint16))
-        if deep
-        else grey.convert("RGB").quantize(256)
-        if kind == "P"
-        else grey.convert("RGB").convert(kind)
-        if kind == "CMYK"
-        else grey.convert(kind)
-    )
+    grey, ending = Image.fromarray(RAMP), "png"
+    deep = kind in ("I;16", "12 bits", "tiff16", "I")
+    if deep:
+        steps = 16. if kind == "12 bits" else 257.
+        image = Image.fromarray((RAMP*steps).astype(np.int32 if kind == "I" else np.uint16))
+        ending = "tif" if kind in ("tiff16", "I") else "png"
+    elif kind == "P":
+        image = grey.convert("RGB").quantize(256)
+    elif kind == "CMYK":
+        image, ending = grey.convert("RGB").convert(kind), "jpg"
+    else:
+        image = grey.convert(kind)
+    path = tmp_path/f"x.{ending}"
     image.save(path)
     radiograph = read_radiograph(path, (64, 48))
     assert radiograph.dtype == np.uint8 and radiograph.shape == (48, 64) and radiograph.flags.writeable
@@ -94,13 +112,15 @@ def test_too_many_pixels(tmp_path):
 
 def test_mask_of_another_size(tmp_path, noise):
     cv2.imwrite(str(tmp_path/"mask.png"), np.full((50, 80), 255, np.uint8))
-    says(
-        lambda: region_mask(Region(0, "Mass", mask=tmp_path / "mask.png"), (80, 100)), "mask.png", "80 x 50 pixels",
-        "expected 80 x 100",
-    )
-    says(lambda: region_mask(Region(0, "Mass", mask=tmp_path/"none.png"), (80, 100)), "none.png", "missing")
+    def mask_of(name): return region_mask(Region(0, "Mass", mask=tmp_path/name), (80, 100))
+    says(lambda: mask_of("mask.png"), "mask.png", "80 x 50 pixels", "expected 80 x 100")
+    says(lambda: mask_of("none.png"), "none.png", "missing")
 
-@pytest.mark.parametrize("damage, part", [(lambda p: p.unlink(), "missing"), (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be decoded"), (lambda p: p.write_text("no"), "not an image")])
+@pytest.mark.parametrize("damage, part", [
+    (lambda p: p.unlink(), "missing"),
+    (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be decoded"),
+    (lambda p: p.write_text("no"), "not an image"),
+])
 def test_store_names_the_bad_radiograph(noise, tmp_path, damage, part):
     damage(noise.paths[5])
     says(lambda: build(noise, 16, cache_dir=tmp_path/"cache"), "005.png", part)
@@ -118,8 +138,17 @@ def test_missing_radiographs_are_counted_before_the_work(noise, tmp_path):
 
 
 # ---- labels
-@pytest.mark.parametrize("text, part", [("Efusion", "did you mean 'Effusion'?"), ("Mass|Tumour", "unknown finding 'Tumour'"), ("Pneumonia|xyzzy", "expected names from: Cardiomegaly"),
-    ("", "no finding is given"), ("|", "no finding is given"), (float("nan"), "no finding is given"), (3, "no finding is given"), ("No Finding|Mass", "says healthy and names a finding"), ("Healthy|ARDS", "unknown finding 'ARDS'")])
+@pytest.mark.parametrize("text, part", [
+    ("Efusion", "did you mean 'Effusion'?"),
+    ("Mass|Tumour", "unknown finding 'Tumour'"),
+    ("Pneumonia|xyzzy", "expected names from: Cardiomegaly"),
+    ("", "no finding is given"),
+    ("|", "no finding is given"),
+    (float("nan"), "no finding is given"),
+    (3, "no finding is given"),
+    ("No Finding|Mass", "says healthy and names a finding"),
+    ("Healthy|ARDS", "unknown finding 'ARDS'"),
+])
 def test_unknown_empty_or_contradicting_label(text, part):
     says(lambda: parse_findings(text, "Data_Entry.csv, row 12 (a.png)"), "Data_Entry.csv, row 12 (a.png)", part)
 
@@ -143,17 +172,15 @@ def test_label_that_is_none(noise, value):
     labels[4, 2] = value
     says(lambda: replace(noise, labels=dict(original=labels)), "radiograph 4: Effusion is", "expected 0, 1 or nan")
 
-@pytest.mark.parametrize(
-    "change, part",
-    [
-        (dict(patients=["a"]), "1 patients for 8 radiographs"),
-        (dict(sources=["a"] * 9), "9 sources for 8 radiographs"), (dict(labels={}), "no version of labels"),
-        (dict(paths=[]), "no radiograph"),
-        (dict(regions=[Region(8, "Mass", (0, 0, 1, 1))]), "region 0 is on radiograph 8"),
-        (dict(regions=[Region(0, "Mss", (0, 0, 1, 1))]), "'Mss'"),
-        (dict(regions=[Region(0, "Mass", (0, 0, 0, 1))]), "width and height above 0"),
-    ],
-)
+@pytest.mark.parametrize("change, part", [
+    (dict(patients=["a"]), "1 patients for 8 radiographs"),
+    (dict(sources=["a"] * 9), "9 sources for 8 radiographs"),
+    (dict(labels={}), "no version of labels"),
+    (dict(paths=[]), "no radiograph"),
+    (dict(regions=[Region(8, "Mass", (0, 0, 1, 1))]), "region 0 is on radiograph 8"),
+    (dict(regions=[Region(0, "Mss", (0, 0, 1, 1))]), "'Mss'"),
+    (dict(regions=[Region(0, "Mass", (0, 0, 0, 1))]), "width and height above 0"),
+])
 def test_sets_that_do_not_fit_together(noise, change, part):
     says(lambda: replace(noise, **change), "noise/train", part)
 
@@ -163,32 +190,26 @@ def test_radiograph_listed_twice(noise):
 def test_version_that_is_not_there(noise, tmp_path):
     store = build(noise, 16, cache_dir=tmp_path/"cache")
     says(lambda: store.batch([0], labels="relabelled"), "noise/train: no labels named 'relabelled'; there are original")
-    both = replace(
-        store, radiographs=replace(noise, labels=dict(a=noise.labels["original"], b=noise.labels["original"]))
-    )
+    two_versions = dict(a=noise.labels["original"], b=noise.labels["original"])
+    both = replace(store, radiographs=replace(noise, labels=two_versions))
     says(lambda: both.batch([0]), "there are a, b") # which one is never guessed
     says(lambda: lesion_masks(store, "Nodule"), "no region of 'Nodule'; there are Mass")
 
 
 # ---- a class with one kind of label
 def test_class_with_one_kind_of_label_has_no_auc_and_a_reason(noise, tmp_path):
-    store, model = (
-        build(noise, 16, cache_dir=tmp_path / "cache"),
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 16)),
-    )
+    store = build(noise, 16, cache_dir=tmp_path/"cache")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 16))
     labels = noise.labels["original"].copy()
     labels[:, CLASSES.index("Edema")] = np.nan
     labels[:, CLASSES.index("Fibrosis")] = 1
     found = ClassEval(labels, predict(model, store), CLASSES, noise.patients, noise.sources, labels="original")
     summary, why = found.summarize(), found.undefined
-    assert sorted(c for c in CLASSES if np.isfinite(summary[c])) == ["Healthy", "Mass"] and np.isfinite(
-        summary["macro"]
-    )
-    assert (
-        len(why) == 14
-        and all(np.isnan(summary[c]) for c in why)
-        and len({why[c] for c in ("Edema", "Fibrosis", "Hernia")}) == 3
-    ), why
+    assert sorted(c for c in CLASSES if np.isfinite(summary[c])) == ["Healthy", "Mass"]
+    assert np.isfinite(summary["macro"])
+    assert len(why) == 14, why
+    assert all(np.isnan(summary[c]) for c in why), why
+    assert len({why[c] for c in ("Edema", "Fibrosis", "Hernia")}) == 3, why
 
 def test_class_with_one_kind_of_label_does_not_disturb_the_loss():
     labels = torch.tensor([[1., 0, float("nan")], [1, 0, float("nan")]])
@@ -200,7 +221,10 @@ def test_class_with_one_kind_of_label_does_not_disturb_the_loss():
 
 # ---- complete or absent
 def _build(noise, cache, slow, limit, out): # in a process of its own
-    radiographs_module.read_radiograph = lambda path: (time.sleep(slow), read_radiograph(path))[1]
+    def slowly(path):
+        time.sleep(slow)
+        return read_radiograph(path)
+    radiographs_module.read_radiograph = slowly
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -254,8 +278,7 @@ def test_too_little_space_is_said_before_anything_is_written(noise, tmp_path, mo
     assert folders(tmp_path/"cache") == []
 
 def test_write_refused_by_the_system(noise, tmp_path):
-    # bytes a file may have: less than four of eight radiographs
-    child, out = start(noise, tmp_path/"cache", limit=15_000)
+    child, out = start(noise, tmp_path/"cache", limit=15_000) # bytes a file may have: fewer than four of eight need
     child.join(120)
     answer = out.get()
     assert "DataError: " in answer and "could not be written" in answer and folders(tmp_path/"cache") == []
@@ -263,10 +286,8 @@ def test_write_refused_by_the_system(noise, tmp_path):
 def test_disk_full_while_radiographs_are_drawn(tmp_path, monkeypatch):
     def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(Path, "write_bytes", full)
-    says(
-        lambda: make_radiographs(tmp_path, n_images=3), "train-3",
-        "the radiographs could not be written, no space left on device",
-    )
+    sentence = "the radiographs could not be written, no space left on device"
+    says(lambda: make_radiographs(tmp_path, n_images=3), "train-3", sentence)
     assert folders(tmp_path) == []
     monkeypatch.undo()
     assert len(make_radiographs(tmp_path, n_images=3)) == 3
@@ -277,7 +298,10 @@ def test_killed_drawing_leaves_no_set(tmp_path):
     kill_when(child, lambda: list(tmp_path.glob("*.part/films/*")))
     assert folders(tmp_path) and all(name.endswith(".part") for name in folders(tmp_path))
 
-@pytest.mark.parametrize("wrong, part", [(dict(split="test"), "split is 'test'; expected 'train' or 'val'"), (dict(n_images=0), "n_images is 0; expected at least 1")])
+@pytest.mark.parametrize("wrong, part", [
+    (dict(split="test"), "split is 'test'; expected 'train' or 'val'"),
+    (dict(n_images=0), "n_images is 0; expected at least 1"),
+])
 def test_radiographs_that_cannot_be(tmp_path, wrong, part):
     says(lambda: make_radiographs(tmp_path, **wrong), "radiographs: ", part)
 
@@ -289,11 +313,9 @@ def store(noise, tmp_path): return build(noise, 32, cache_dir=tmp_path/"cache")
 def test_second_build_reads_the_cache(noise, store, tmp_path, monkeypatch):
     monkeypatch.setattr(radiographs_module, "read_radiograph", lambda *a: pytest.fail("a radiograph was decoded"))
     again = build(noise, 32, cache_dir=tmp_path/"cache")
-    assert (
-        torch.equal(again.images, store.images)
-        and again.about == store.about
-        and np.array_equal(again.sizes, store.sizes)
-    )
+    assert torch.equal(again.images, store.images)
+    assert again.about == store.about
+    assert np.array_equal(again.sizes, store.sizes)
 
 def test_batches_depend_on_nothing_but_seed_epoch_and_row(store):
     depends_on_nothing_but_seed_epoch_and_row(store, RadiographAugment())
@@ -304,8 +326,6 @@ def test_ranks_share_the_work(store): ranks_share_the_work(store, RadiographAugm
 @pytest.mark.parametrize("resident", [True, False])
 def test_a_gpu_makes_the_same_batch(store, resident):
     here, there = (s.batch(range(8), augment=RadiographAugment(), epoch=1) for s in (store, store.to("cuda", resident)))
-    assert (
-        all(x.is_cuda for x in there)
-        and abs(here.images - there.images.cpu()).max() < 1e-2
-        and torch.equal(here.index, there.index.cpu())
-    )
+    assert all(x.is_cuda for x in there)
+    assert abs(here.images - there.images.cpu()).max() < 1e-2
+    assert torch.equal(here.index, there.index.cpu())

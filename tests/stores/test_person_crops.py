@@ -1,14 +1,24 @@
 """The crop store: complete or absent, built once, the same pixels whoever asks for them."""
-import errno, os, signal, subprocess, sys, time
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-import cv2, numpy as np, pytest, torch
-from conftest import depends_on_nothing_but_seed_epoch_and_row, equal, folders, little_space, ranks_share_the_work
-from thesis_lib.schemas import PoseSet
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, depends_on_nothing_but_seed_epoch_and_row, equal, folders, little_space, ranks_share_the_work
 from thesis_lib.core import DataError
+from thesis_lib.schemas import PoseSet
+from thesis_lib.skeletons import COCO17
 from thesis_lib.stores import batches, person_crops
 from thesis_lib.stores.batches import uniform
 from thesis_lib.stores.person_crops import Augment, build
-from thesis_lib.skeletons import COCO17
 
 SIZE = (72, 96)
 TINY = dict(size=SIZE, workers=2)
@@ -20,18 +30,14 @@ def make_set(folder, n=8):
     folder.mkdir(exist_ok=True)
     coco = dict(images=[], annotations=[], categories=[dict(id=1, name="person")])
     for i in range(1, n + 1):
-        rng = np.random.default_rng(i)
-        pixels, path = cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), (160, 120)), folder/f"{i:03d}.jpg"
+        rng, path = np.random.default_rng(i), folder/f"{i:03d}.jpg"
+        pixels = cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), (160, 120))
         if not path.exists():
             cv2.imwrite(str(path), pixels)
         joints = np.c_[rng.uniform(50, 110, 17), rng.uniform(20, 100, 17), np.full(17, 2)]
         coco["images"].append(dict(id=i, file_name=path.name, width=160, height=120))
-        coco["annotations"].append(
-            dict(
-                id=i, image_id=i, category_id=1, iscrowd=0, num_keypoints=17, bbox=[45.0, 15.0, 70.0, 90.0],
-                area=3000.0, keypoints=joints.ravel().tolist(),
-            )
-        )
+        person = dict(id=i, image_id=i, category_id=1, iscrowd=0, bbox=[45., 15., 70., 90.], area=3000.)
+        coco["annotations"].append(dict(person, num_keypoints=17, keypoints=joints.ravel().tolist()))
     return PoseSet("noise", "train", coco, folder, COCO17)
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def store(people, tmp_path): return build(people, cache_dir=tmp_path/"cache", **
 
 BUILD = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from test_person_crops import make_set, TINY
 from thesis_lib.stores import person_crops
 from thesis_lib.core import DataError
@@ -56,17 +62,17 @@ if limit:
     import resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try: print(person_crops.build(people, cache_dir=sys.argv[3], **TINY).images.sum().item())
-except DataError as e: sys.exit(f"DataError: {e}")
+try:
+    print(person_crops.build(people, cache_dir=sys.argv[3], **TINY).images.sum().item())
+except DataError as e:
+    sys.exit(f"DataError: {e}")
 """
 
 def start(people, cache, slow=0., limit=0):
     "A process that builds the store."
+    folders_of_tests = f"{Path(__file__).parent}:{ROOT/'tests'}" # of this file and of conftest.py
     return subprocess.Popen(
-        [
-            sys.executable, "-c", BUILD, str(Path(__file__).parent), str(people.image_dir), str(cache), str(slow),
-            str(limit),
-        ],
+        [sys.executable, "-c", BUILD, folders_of_tests, str(people.image_dir), str(cache), str(slow), str(limit)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
@@ -92,7 +98,11 @@ def test_two_processes_build_once(people, tmp_path):
     assert [p.returncode for p in both] == [0, 0], out
     assert out[0][0] == out[1][0] and len(folders(tmp_path/"cache")) == 1
 
-@pytest.mark.parametrize("damage, says", [(lambda p: p.unlink(), "missing"), (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be"), (lambda p: p.write_text("no image"), "not an image")])
+@pytest.mark.parametrize("damage, says", [
+    (lambda p: p.unlink(), "missing"),
+    (lambda p: p.write_bytes(p.read_bytes()[:400]), "cannot be"),
+    (lambda p: p.write_text("no image"), "not an image"),
+])
 def test_bad_image_is_named(people, tmp_path, damage, says):
     damage(people.image_dir/"005.jpg")
     with pytest.raises(DataError, match="005.jpg") as error:
@@ -134,12 +144,10 @@ def test_disk_that_fills_up_meanwhile(people, tmp_path, monkeypatch):
 def test_write_refused_by_the_system(people, tmp_path):
     child = start(people, tmp_path/"cache", limit=60_000) # bytes a file may have: three of eight crops
     out, error = child.communicate(timeout=120)
-    assert (
-        child.returncode == 1
-        and "DataError: " in error
-        and "could not be written" in error
-        and folders(tmp_path / "cache") == []
-    )
+    assert child.returncode == 1
+    assert "DataError: " in error
+    assert "could not be written" in error
+    assert folders(tmp_path / "cache") == []
 
 def test_short_writes_are_continued(people, store, tmp_path, monkeypatch):
     write = os.pwrite
@@ -158,18 +166,14 @@ def test_second_build_reads_the_cache(people, store, tmp_path, monkeypatch):
 
 def test_every_setting_has_its_own_store(people, store, tmp_path):
     people.detections["weak"] = [dict(image_id=1, category_id=1, bbox=[10., 10., 50., 50.], score=.5)]
-    keys = {store.about["key"]} | {
-        build(people, cache_dir=tmp_path / "cache", **{**TINY, **change}).about["key"]
-        for change in (dict(size=(36, 48)), dict(padding=1.0), dict(margin=2.0), dict(boxes="weak"))
-    }
+    def key(people, **change): return build(people, cache_dir=tmp_path/"cache", **{**TINY, **change}).about["key"]
+    keys = {store.about["key"]}
+    for change in (dict(size=(36, 48)), dict(padding=1.), dict(margin=2.), dict(boxes="weak")):
+        keys.add(key(people, **change))
     people.detections["weak"][0]["score"] = .6
-    keys.add(build(people, "weak", cache_dir=tmp_path/"cache", **TINY).about["key"])
+    keys.add(key(people, boxes="weak"))
     people.coco["annotations"][0]["bbox"][0] += 1
-    keys.add(
-        build(PoseSet("noise", "train", people.coco, people.image_dir), cache_dir=tmp_path / "cache", **TINY).about[
-            "key"
-        ]
-    )
+    keys.add(key(PoseSet("noise", "train", people.coco, people.image_dir)))
     assert len(keys) == len(folders(tmp_path/"cache")) == 7
 
 
@@ -204,9 +208,8 @@ def test_threads_do_not_change_a_batch(store):
 def test_pixels_go_where_there_is_room(store, monkeypatch):
     for resident in (None, True, False): # on a CPU the map of the file stays what it is
         there = store.to("cpu", resident)
-        assert there.images.data_ptr() == store.images.data_ptr() and equal(
-            there.batch(range(8)), store.batch(range(8))
-        )
+        assert there.images.data_ptr() == store.images.data_ptr()
+        assert equal(there.batch(range(8)), store.batch(range(8)))
     moved = []
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: moved.append(device) or self)
     for free, expected in ((2*store.images.nbytes, 1), (2*store.images.nbytes - 2, 0)):
@@ -221,4 +224,5 @@ def test_a_gpu_makes_the_same_batch(store, resident):
     assert all(x.is_cuda for x in there)
     for name in ("keypoints", "visible", "weights", "matrix", "index"):
         assert torch.equal(getattr(here, name), getattr(there, name).cpu()), name
-    assert abs(here.images - there.images.cpu()).max() < 1e-2 and abs(here.heatmaps - there.heatmaps.cpu()).max() < 1e-4
+    assert abs(here.images - there.images.cpu()).max() < 1e-2
+    assert abs(here.heatmaps - there.heatmaps.cpu()).max() < 1e-4

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/core/00_init.ipynb #8673b999
+# %% ../../nbs/core/00_init.ipynb #b74c2864
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
     errors="DataError",
     paths="root data_dir data_root run_dir",
-    files="locked write_atomic whole_folder",
+    files="posix_locks locked write_atomic whole_folder",
     hashing="content_hash file_sha256 import_closure source_hash",
     console="batch_mode progress",
     seeding="set_seed",

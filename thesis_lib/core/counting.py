@@ -4,18 +4,25 @@
 
 # %% ../../nbs/core/08_counting.ipynb #a4a7043a
 from __future__ import annotations
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
 __all__ = ['count_parameters', 'count_macs']
 
 # %% ../../nbs/core/08_counting.ipynb #a1d833d8
-def count_parameters(model) -> int:
+def count_parameters(model: torch.nn.Module) -> int:
     "Number of trainable parameters."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-def count_macs(model, *inputs) -> int:
-    "Multiply-accumulates of one forward pass (matrix products and convolutions), by torch's FlopCounterMode."
+def count_macs(
+    model: torch.nn.Module,
+    *inputs: torch.Tensor # of one forward pass
+) -> int: # matrix products and convolutions
+    "Multiply-accumulates of one forward pass, by torch's `FlopCounterMode`."
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     training, counter = model.training, FlopCounterMode(display=False)

@@ -4,27 +4,42 @@
 
 # %% ../../nbs/core/03_files.ipynb #4c3273ae
 from __future__ import annotations
-import fcntl
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from .errors import DataError
 
 # %% auto #0
-__all__ = ['locked', 'write_atomic', 'whole_folder']
+__all__ = ['posix_locks', 'locked', 'write_atomic', 'whole_folder']
 
 # %% ../../nbs/core/03_files.ipynb #3a32d29e
+def posix_locks() -> ModuleType: # the module `fcntl`
+    "The system's file locks; `DataError` where there are none."
+    try:
+        import fcntl
+    except ImportError:
+        raise DataError("file locks: this system has none, expected Linux or macOS") from None
+    return fcntl
+
 @contextmanager
-def locked(path): # of the lock file; its folder is made
-    "Hold an exclusive lock on a file for the length of a block; others wait."
+def locked(
+    path: Path | str # of the lock file; its folder is made
+) -> Iterator[None]:
+    "Hold an exclusive lock on a file for the length of a block, others wait; `DataError` on Windows."
+    fcntl = posix_locks()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-def write_atomic(path, content): # text or bytes
-    "Write a file under a temporary name and rename it, so that a kill leaves the old one or the new one; `DataError` if it cannot be written."
+def write_atomic(
+    path: Path | str,
+    content: str | bytes
+) -> None:
+    "Write a file whole: a kill leaves the old one or the new one; `DataError` if it cannot be written."
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -34,12 +49,13 @@ def write_atomic(path, content): # text or bytes
         part.unlink(missing_ok=True)
         raise DataError(f"{path}: could not be written, {(e.strerror or str(e)).lower()}") from e
 
+# %% ../../nbs/core/03_files.ipynb #f9c7fb92
 @contextmanager
 def whole_folder(
-    folder, # which is not there yet
-    what    # "the crops", for the message
-): # the folder to fill, `<folder>.part`
-    "A folder that appears under its name when the block has filled it, or not at all; `DataError` if the disk refuses."
+    folder: Path | str, # which is not there yet
+    what: str           # "the crops", for the message
+) -> Iterator[Path]: # the folder to fill, `<folder>.part`
+    "A folder that appears when the block has filled it, or not at all; `DataError` if the disk refuses."
     folder = Path(folder)
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True) # of a process that was killed

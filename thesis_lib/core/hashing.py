@@ -14,21 +14,26 @@ from pathlib import Path
 __all__ = ['content_hash', 'file_sha256', 'import_closure', 'source_hash']
 
 # %% ../../nbs/core/04_hashing.ipynb #ecd39bb4
-def content_hash(*parts) -> str: # 16 hexadecimal digits
-    "SHA-256 of JSON-serialisable parts (or bytes), shortened."
+def content_hash(
+    *parts: object # JSON-serialisable, or bytes
+) -> str: # 16 hexadecimal digits
+    "SHA-256 of some parts, shortened."
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
     return sha.hexdigest()[:16]
 
-def file_sha256(path) -> str: # 64 hexadecimal digits
+def file_sha256(path: Path | str) -> str: # 64 hexadecimal digits
     "SHA-256 of a file, read in pieces."
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../../nbs/core/04_hashing.ipynb #3d471a1f
+def _package(path: Path) -> Path: # the top folder of the package that a module belongs to, or the module
+    return next(p for p in [path, *path.parents] if not (p.parent/"__init__.py").is_file())
+
 def _imported(path: Path) -> set: # files of the same package that a module imports, at its top or inside of a function
-    package = next(p for p in [path, *path.parents] if not (p.parent/"__init__.py").is_file()) # its top folder
+    package = _package(path)
     home, found = package.parent, set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -38,20 +43,25 @@ def _imported(path: Path) -> set: # files of the same package that a module impo
             found |= {home.joinpath(*alias.name.split(".")).with_suffix(".py") for alias in node.names}
     return {f for f in found if f.is_relative_to(package) and f.is_file()}
 
-# of a module: no comment, no docstring, no list of public names, no import from its own package
-def _statements(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+def _statements(path: Path) -> str: # without docstrings, `__all__` and imports from the own package
+    tree, name = ast.parse(path.read_text()), _package(path).stem
     tree.body = [n for n in tree.body if not ast.unparse(n).startswith("__all__ =")]
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         if ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-        node.body = [n for n in node.body if not (isinstance(n, ast.ImportFrom) and n.level)] or [ast.Pass()]
+        node.body = [n for n in node.body if not _is_own_import(n, name)] or [ast.Pass()]
     return ast.unparse(tree)
 
-def import_closure(*objects) -> list[Path]: # sorted
-    "Files of the modules in which `objects` (or modules themselves) are defined, and of all that these import from their own package."
+def _is_own_import(node: ast.stmt, package: str) -> bool:
+    return isinstance(node, ast.ImportFrom) and (node.level > 0 or node.module.split(".")[0] == package)
+
+# %% ../../nbs/core/04_hashing.ipynb #76568267
+def import_closure(
+    *objects: object # modules, or what is defined in one
+) -> list[Path]: # sorted
+    "Files of some modules, and of all that these import from their own package, wherever in the file."
     modules = (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
     # a notebook and the script made of it must agree
     todo = {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"}
@@ -61,6 +71,8 @@ def import_closure(*objects) -> list[Path]: # sorted
         todo |= _imported(path) - found
     return sorted(found)
 
-def source_hash(*objects) -> str: # 16 hexadecimal digits
-    "Hash of the code that `objects` (or modules themselves) rest on: the statements of their `import_closure`, wherever its modules lie."
+def source_hash(
+    *objects: object # modules, or what is defined in one
+) -> str: # 16 hexadecimal digits
+    "Hash of the code that `objects` rest on: the statements of their `import_closure`."
     return content_hash(*sorted(_statements(path) for path in import_closure(*objects)))

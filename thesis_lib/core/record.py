@@ -6,23 +6,28 @@
 from __future__ import annotations
 import io
 import json
-import numpy as np
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-import torch
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from fastcore.basics import patch
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 from .errors import DataError
 from .files import write_atomic
 from .paths import root, run_dir
+
+if TYPE_CHECKING:
+    import numpy as np
+    from IPython.display import Video
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['Metric', 'git_state', 'versions', 'device_name', 'peak_memory_mb', 'RunRecord', 'run_record', 'parameters',
@@ -44,9 +49,8 @@ class Metric:
         self.value = float(self.value)
         bad = [k for k, v in self.protocol.items() if not isinstance(v, (str, int, float, bool))]
         if bad:
-            raise DataError(
-                f"protocol field {bad[0]!r}: expected a text, number or truth value, got {type(self.protocol[bad[0]]).__name__}"
-            )
+            kind = type(self.protocol[bad[0]]).__name__
+            raise DataError(f"protocol field {bad[0]!r}: expected a text, number or truth value, got {kind}")
 
     def __str__(self): return f"{self.value:.3f}" + (f" [{self.ci[0]:.3f}, {self.ci[1]:.3f}]" if self.ci else "")
 
@@ -55,8 +59,10 @@ _LIBRARIES = (
     "torch", "torchvision", "timm", "lightning", "numpy", "pycocotools", "opencv-python-headless", "scikit-learn",
 )
 
-def git_state(folder=None) -> dict: # {"commit": sha or "", "clean": bool}
-    "Commit of the checkout and whether its tracked files are unchanged; those under outputs/ shape no number and do not count."
+def git_state(
+    folder: Path | str | None = None # of the checkout; None: the project
+) -> dict: # {"commit": sha or "", "clean": bool}; files under outputs/ shape no number and do not count
+    "Commit of the checkout, and whether its tracked files are unchanged."
     def git(*args): return subprocess.run(["git", "-C", str(folder or root()), *args], capture_output=True, text=True)
     if shutil.which("git") is None or (head := git("rev-parse", "HEAD")).returncode:
         return {"commit": "", "clean": False}
@@ -75,22 +81,34 @@ def versions() -> dict: # package -> version
             pass
     return found
 
+# %% ../../nbs/core/09_record.ipynb #8be9a55d
 def device_name() -> str: # "NVIDIA H200" or "cpu (2 threads)"
     "The accelerator's name, or the number of CPU threads."
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    torch = sys.modules.get("torch") # where it is not loaded, nothing runs on a GPU
+    if torch is None:
+        return f"cpu ({os.environ.get('OMP_NUM_THREADS') or os.cpu_count()} threads)"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({torch.get_num_threads()} threads)"
 
 def peak_memory_mb() -> float: # MiB
     "Peak resident memory of this process, plus peak device memory if there is a GPU."
-    import resource
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return rss + (torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.)
+    torch = sys.modules.get("torch")
+    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if torch and torch.cuda.is_available() else 0.
+    try:
+        import resource
+    except ImportError: # Windows
+        import psutil
+        return psutil.Process().memory_info().peak_wset / 2**20 + on_gpu
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit + on_gpu
 
 # %% ../../nbs/core/09_record.ipynb #c7a81cf1
 @dataclass
 class RunRecord:
     "Everything a table may print about one run, and everything needed to make it again."
     experiment: str                    # "flexible_heads/pose2d"
-    run: str                           # name of this setting, "dh32_s0"
+    run: str                           # name of this variant and seed, "base_seed0"
     profile: str                       # "smoke", "mini", "full"
     params: dict                       # all parameters of the notebook, not only the overridden ones
     seed: int = 0
@@ -113,7 +131,7 @@ class RunRecord:
 def run_record(
     experiment: str, # "<study>/<experiment>"
     params: dict,    # all parameters, as `parameters(globals())` collects them; must hold `profile` and `run`
-    **kwargs         # further fields of `RunRecord`
+    **kwargs: object # further fields of `RunRecord`
 ) -> RunRecord: # live record with `.path` and a running clock
     "Open the record of a run; `.add`, `.figure` and `.save` fill and write it."
     missing = [k for k in ("profile", "run") if k not in params]
@@ -122,29 +140,31 @@ def run_record(
     record = RunRecord(experiment, params["run"], params["profile"], dict(params), seed=params.get("seed", 0), **kwargs)
     record.path = run_dir(record.profile, experiment, record.run)
     record.path.mkdir(parents=True, exist_ok=True)
-    record._clock = time.perf_counter()
+    record._clock, record._opened_on = time.perf_counter(), record.device
     return record
 
 # %% ../../nbs/core/09_record.ipynb #0992ff13
 def parameters(namespace: dict) -> dict: # name -> scalar
     "The flat scalars of a notebook's parameters cell: call as `parameters(globals())` right below it."
-    return {
-        k: v
-        for k, v in namespace.items()
-        if not k.startswith("_") and isinstance(v, (str, int, float, bool)) and k not in _IPYTHON
-    }
+    own = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in _IPYTHON}
+    return {k: v for k, v in own.items() if isinstance(v, (str, int, float, bool))}
 
 _IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "display"}
 
 # %% ../../nbs/core/09_record.ipynb #f0aca428
 @patch
-def add(self: RunRecord, name: str, value, **kwargs):
-    "Add a metric: a `Metric`, or a value with `ci`, `n`, `unit`, `protocol`."
+def add(
+    self: RunRecord,
+    name: str,
+    value: Metric | float,
+    **kwargs: object # `ci`, `n`, `unit`, `protocol` of a value
+) -> Metric:
+    "Add a metric."
     self.metrics[name] = value if isinstance(value, Metric) else Metric(value, **kwargs)
     return self.metrics[name]
 
 @patch
-def figure(self: RunRecord, fig, name: str, title: str, caption: str):
+def figure(self: RunRecord, fig: Figure, name: str, title: str, caption: str) -> Figure:
     "Save a matplotlib figure as `figures/<name>.png` and `.pdf` and list it for the report."
     folder = self.path/"figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,23 +182,29 @@ def _list_figure(self: RunRecord, **entry): # the latest of a name wins
     self.figures = [f for f in self.figures if f["name"] != entry["name"]] + [entry]
 
 @patch
-def save(self: RunRecord):
-    "Stop the clock and write `record.json`, keys sorted; returns its path."
+def save(self: RunRecord) -> Path: # of record.json, keys sorted
+    "Stop the clock and write the record."
     self.seconds = round(time.perf_counter() - self._clock, 2)
     self.peak_memory_mb = round(peak_memory_mb(), 1)
+    if self.device == self._opened_on: # torch may have been loaded since
+        self.device = device_name()
     path = self.path/"record.json"
     write_atomic(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
     return path
 
 # %% ../../nbs/core/09_record.ipynb #92f07e79
 @patch
-def video(self: RunRecord,
-    frames,            # (t h w 3) uint8 RGB
-    name: str, title: str, caption: str,
-    fps=25             # frames a second
-): # what JupyterLab and the report play
-    "Save an animation as `figures/<name>.webm`, with a still as `.png`, and list it for the report; `DataError` for frames of another shape or type."
+def video(
+    self: RunRecord,
+    frames: np.ndarray, # (t h w 3) uint8 RGB
+    name: str,
+    title: str,
+    caption: str,
+    fps=25              # frames a second
+) -> Video: # what JupyterLab and the report play
+    "Save an animation as `figures/<name>.webm` with a still; `DataError` for frames of another shape or type."
     import cv2
+    import numpy as np
     from IPython.display import Video
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
@@ -200,8 +226,10 @@ def video(self: RunRecord,
     self._list_figure(name=name, title=title, caption=caption, video=True)
     return Video(folder/f"{name}.webm", embed=True, html_attributes="controls loop muted playsinline")
 
+# %% ../../nbs/core/09_record.ipynb #07011e60
 @contextmanager
-def quiet_stderr(): # what C code prints
+def quiet_stderr() -> Iterator[None]:
+    "Silence what C code prints to standard error, for the length of a block."
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -217,8 +245,10 @@ _KINDS = {
     for f in fields(RunRecord)
 }
 
-def read_record(path) -> RunRecord: # with `.path`, the folder of the run
-    "Read and check one `record.json`; `DataError` names the file and the field that is missing or of the wrong type."
+def read_record(
+    path: Path | str # of record.json, or of its folder
+) -> RunRecord: # with `.path`, the folder of the run
+    "Read and check one record; `DataError` names the file and the field that is missing or of the wrong type."
     path = Path(path)
     if path.is_dir():
         path = path/"record.json"
@@ -245,6 +275,6 @@ def read_record(path) -> RunRecord: # with `.path`, the folder of the run
     record.path = path.parent
     return record
 
-def read_records(folder, pattern="**/record.json") -> list[RunRecord]: # sorted by path
+def read_records(folder: Path | str, pattern="**/record.json") -> list[RunRecord]: # sorted by path
     "All records below a folder."
     return [read_record(p) for p in sorted(Path(folder).glob(pattern))]

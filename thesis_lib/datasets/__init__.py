@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/datasets/00_init.ipynb #c3bc14b6
+# %% ../../nbs/datasets/00_init.ipynb #29680038
 import lazy_loader
 
 _MODULES = (
-    "coco downloads exercises h36m jhmdb lspet mannequins mocap mpii nih penn_action registry "
-    "synthetic_clips synthetic_landmarks synthetic_motions synthetic_people synthetic_radiographs"
+    "chest_anatomy coco downloads exercises h36m jhmdb kinematics lspet mannequins mocap mpii nih "
+    "penn_action registry rendering synthetic_clips synthetic_landmarks synthetic_motions "
+    "synthetic_people synthetic_radiographs"
 )
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=_MODULES.split())

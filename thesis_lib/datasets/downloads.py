@@ -6,41 +6,43 @@
 __all__ = ['fetch', 'unpack']
 
 # %% ../../nbs/datasets/01_downloads.ipynb #cb195a22
-import os, shutil, stat, zipfile
+import os
+import shutil
+import stat
+import zipfile
 from pathlib import Path
-import pooch, requests
+import pooch
+import requests
 from tqdm import tqdm
 from ..core.errors import DataError
 
 # %% ../../nbs/datasets/01_downloads.ipynb #75758d50
+def _size(path): return path.stat().st_size if path.exists() else 0
+
 def _download(url, out, part): # url -> out, by way of part, which may hold its beginning
-    have = part.stat().st_size if part.exists() else 0
-    with requests.get(
-        url, stream=True, timeout=60,
-        headers={"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})},
-    ) as r:
-        if r.status_code != 416: # 416: nothing is left to fetch
-            r.raise_for_status()
-            if r.status_code != 206:
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with requests.get(url, stream=True, timeout=60, headers=headers) as reply:
+        if reply.status_code != 416: # 416: nothing is left to fetch
+            reply.raise_for_status()
+            if reply.status_code != 206:
                 have = 0
-            with (
-                open(part, "ab" if have else "wb") as f,
-                tqdm(
-                    total=have + int(r.headers.get("content-length", 0)), initial=have, unit="B", unit_scale=True,
-                    desc=part.stem,
-                ) as bar,
-            ):
-                for piece in r.iter_content(1 << 16):
+            total = have + int(reply.headers.get("content-length", 0))
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
+            with open(part, "ab" if have else "wb") as f, bar:
+                for piece in reply.iter_content(1 << 16):
                     f.write(piece)
                     bar.update(len(piece))
     os.replace(part, out)
 
 # %% ../../nbs/datasets/01_downloads.ipynb #2f2f8ea8
 def fetch(
-    url,    # where the file is
-    sha256, # its known hash, 64 hexadecimal digits
-    folder, # where to keep it, under the last part of the url
-    disk=0  # bytes of disk it needs (with what is unpacked from it), checked before starting
+    url: str,           # where the file is
+    sha256: str,        # its known hash, 64 hexadecimal digits
+    folder: Path | str, # where to keep it, under the last part of the url
+    disk=0              # bytes of disk it needs (with what is unpacked from it), checked before starting
 ) -> Path: # the verified file
     "Download once, with progress bar and resume; `DataError` on a broken connection, a full disk or another hash."
     folder, name = Path(folder), url.rsplit("/", 1)[-1]
@@ -48,19 +50,15 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-        if not (folder/name).exists() and free < disk - (part.stat().st_size if part.exists() else 0):
+        if not (folder/name).exists() and free < disk - _size(part):
             raise DataError(f"{folder}: {free/1e9:.1f} GB are free; {name} needs {disk/1e9:.1f} GB")
-        return Path(
-            pooch.retrieve(
-                url, f"sha256:{sha256}", name, folder, downloader=lambda url, out, _: _download(url, out, part)
-            )
-        )
+        def downloader(url, out, _): _download(url, out, part)
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", name, folder, downloader=downloader))
     except DataError:
         raise
     except requests.RequestException as e:
-        raise DataError(
-            f"{url}: the download failed ({type(e).__name__}); call again to go on from {part.stat().st_size if part.exists() else 0:,} bytes"
-        ) from e
+        failed = f"{url}: the download failed ({type(e).__name__})"
+        raise DataError(f"{failed}; call again to go on from {_size(part):,} bytes") from e
     except OSError as e:
         raise DataError(f"{folder/name}: cannot be written ({e.strerror})") from e
     except ValueError as e:
@@ -68,26 +66,25 @@ def fetch(
 
 # %% ../../nbs/datasets/01_downloads.ipynb #70420628
 def unpack(
-    archive, # zip file
-    folder   # where its members go
+    archive: Path | str, # zip file
+    folder: Path | str   # where its members go
 ) -> Path: # the folder
-    "Unpack a zip archive, resumable; `DataError` if it is damaged or a member would land outside `folder` (then nothing is written)."
+    "Unpack a zip archive, resumable; `DataError` if it is damaged or, before writing, a member would land elsewhere."
     archive, folder = Path(archive), Path(folder)
     try:
         with zipfile.ZipFile(archive) as z:
-            for m in z.infolist():
-                inside = (folder/m.filename).resolve().is_relative_to(folder.resolve())
-                if not inside or stat.S_ISLNK(m.external_attr >> 16):
-                    raise DataError(
-                        f"{archive}: its member {m.filename!r} would land outside {folder}; nothing was unpacked"
-                    )
-            for m in tqdm(z.infolist(), desc=archive.name, unit=" files"):
-                target = folder/m.filename
-                if m.is_dir() or target.is_file() and target.stat().st_size == m.file_size:
+            for member in z.infolist():
+                name = member.filename
+                inside = (folder/name).resolve().is_relative_to(folder.resolve())
+                if not inside or stat.S_ISLNK(member.external_attr >> 16):
+                    raise DataError(f"{archive}: its member {name!r} would land outside {folder}; nothing was unpacked")
+            for member in tqdm(z.infolist(), desc=archive.name, unit=" files"):
+                target = folder/member.filename
+                if member.is_dir() or target.is_file() and target.stat().st_size == member.file_size:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 half = target.with_name(f"{target.name}.part")
-                with z.open(m) as source, open(half, "wb") as f:
+                with z.open(member) as source, open(half, "wb") as f:
                     shutil.copyfileobj(source, f, 1 << 20)
                 os.replace(half, target)
     except zipfile.BadZipFile as e:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/detection/00_init.ipynb #0b0b23a9
+# %% ../../nbs/detection/00_init.ipynb #7084ad1a
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

@@ -23,54 +23,61 @@ def _rois(features, boxes): # -> rois (n 5): index of the image, box
         raise DataError(f"features have shape {tuple(features.shape)}: expected (b, c, h, w)")
     if isinstance(boxes, torch.Tensor) or len(boxes) != len(features):
         raise DataError(f"boxes: expected a list of (n, 4), one of {len(features)} images each")
-    rois = [F.pad(check_boxes(b, f"boxes of image {i}").to(features), (1, 0), value=i) for i, b in enumerate(boxes)]
+    checked = [check_boxes(own, f"boxes of image {i}").to(features) for i, own in enumerate(boxes)]
+    rois = [F.pad(own, (1, 0), value=i) for i, own in enumerate(checked)]
     return torch.cat(rois) if rois else features.new_zeros(0, 5)
 
-def _round(x): return int(math.copysign(math.floor(abs(x) + .5), x)) # half away from zero
+def _round(v): return int(math.copysign(math.floor(abs(v) + .5), v)) # half away from zero
+
+def _bin(start, length, i, size, end): # first cell of bin i of `size` and the one after its last, within 0 .. end
+    first = start + i * length // size
+    after = start - (-(i + 1) * length // size) # rounded up
+    return min(max(first, 0), end), min(max(after, 0), end)
 
 def max_pool_rois(
-    features, # (b c h w)
-    boxes, # boxes on the image (n 4), one tensor an image
+    features: torch.Tensor, # (b c h w)
+    boxes: list, # boxes on the image (n 4), one tensor an image
     size=7, # bins a side
     scale=1., # cells of the feature map a pixel, such as 1/16
-)->torch.Tensor: # (n c size size); 0 in bins outside of the map
-    "RoI pooling of Fast R-CNN, as `torchvision.ops.roi_pool` does it; DataError for boxes as in `check_boxes`, or not one tensor an image"
+) -> torch.Tensor: # (n c size size); 0 in bins outside of the map
+    "RoI pooling of Fast R-CNN, as `torchvision.ops.roi_pool` does it; `DataError` for boxes as in `check_boxes`."
     rois, (h, w) = _rois(features, boxes), features.shape[2:]
     out = features.new_zeros(len(rois), features.shape[1], size, size)
     for pooled, (image, *corners) in zip(out, rois.tolist()):
         x1, y1, x2, y2 = (_round(v * scale) for v in corners)
         width, height = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1) # both ends count
-        for r in range(size):
-            top, bottom = (min(max(y1 + v, 0), h) for v in (r * height // size, -(-(r + 1) * height // size)))
-            for c in range(size):
-                left, right = (min(max(x1 + v, 0), w) for v in (c * width // size, -(-(c + 1) * width // size)))
+        for row in range(size):
+            top, bottom = _bin(y1, height, row, size, h)
+            for column in range(size):
+                left, right = _bin(x1, width, column, size, w)
                 if top < bottom and left < right:
-                    pooled[:, r, c] = features[int(image), :, top:bottom, left:right].amax((1, 2))
+                    pooled[:, row, column] = features[int(image), :, top:bottom, left:right].amax((1, 2))
     return out
 
 # %% ../../nbs/detection/03_heads.ipynb #6c36c913
 def align_rois(
-    features, # (b c h w)
-    boxes, # boxes on the image (n 4), one tensor an image
+    features: torch.Tensor, # (b c h w)
+    boxes: list, # boxes on the image (n 4), one tensor an image
     size=7, # bins a side
     scale=1., # cells of the feature map a pixel
     *,
     samples=2, # points a side of each bin
     aligned=True, # the value of a cell belongs to its middle
-)->torch.Tensor: # (n c size size); 0 at points more than a cell outside of the map
-    "RoI align of Mask R-CNN, as `torchvision.ops.roi_align` does it; DataError for boxes as in `check_boxes`, or not one tensor an image"
+) -> torch.Tensor: # (n c size size); 0 at points more than a cell outside of the map
+    "RoI align of Mask R-CNN, as `torchvision.ops.roi_align` does it; `DataError` for boxes as in `check_boxes`."
     rois, (h, w) = _rois(features, boxes), features.shape[2:]
+    if not len(rois):
+        return features.new_zeros(0, features.shape[1], size, size)
     corner, extent = rois[:, 1:3] * scale - .5 * aligned, (rois[:, 3:] - rois[:, 1:3]) * scale
     if not aligned:
         extent = extent.clamp(min=1)
     steps = (torch.arange(size * samples, device=rois.device) + .5) / (size * samples)
     x, y = (corner[:, i, None] + extent[:, i, None] * steps for i in (0, 1)) # (n size*samples)
-    grid = torch.stack(torch.broadcast_tensors((x[:, None] + .5) * 2 / w - 1, (y[:, :, None] + .5) * 2 / h - 1), -1)
+    grid_x, grid_y = (x[:, None] + .5) * 2 / w - 1, (y[:, :, None] + .5) * 2 / h - 1
+    grid = torch.stack(torch.broadcast_tensors(grid_x, grid_y), -1)
     read = F.grid_sample(features[rois[:, 0].long()], grid, padding_mode="border", align_corners=False)
     near = ((y >= -1) & (y <= h))[:, :, None] & ((x >= -1) & (x <= w))[:, None]
-    return (
-        F.avg_pool2d(read * near[:, None], samples) if len(rois) else read.new_zeros(0, features.shape[1], size, size)
-    )
+    return F.avg_pool2d(read * near[:, None], samples)
 
 # %% ../../nbs/detection/03_heads.ipynb #8e889082
 def _linear(layer):
@@ -79,22 +86,19 @@ def _linear(layer):
     return layer
 
 def truncated_svd(
-    layer:nn.Linear,
-    rank:int, # singular values to keep
-)->nn.Sequential: # two layers: in -> rank without bias, rank -> out
-    "A fully connected layer as two of low rank (Girshick 2015, section 3.1); DataError for another layer, or a rank not in 1 .. min(in, out)"
+    layer: nn.Linear,
+    rank: int, # singular values to keep, 1 .. min(in, out)
+) -> nn.Sequential: # two layers: in -> rank without bias, rank -> out
+    "A fully connected layer as two of low rank (Girshick 2015, section 3.1); `DataError` for another layer or rank."
     full = min(_linear(layer).weight.shape)
+    n_in, n_out = layer.in_features, layer.out_features
     if not 1 <= rank <= full:
-        raise DataError(
-            f"rank={rank}: expected 1 to {full} for a layer of {layer.in_features} inputs and {layer.out_features} outputs"
-        )
+        raise DataError(f"rank={rank}: expected 1 to {full} for a layer of {n_in} inputs and {n_out} outputs")
     w = layer.weight.detach()
     u, s, vt = torch.linalg.svd(w.double(), full_matrices=False)
     kind = dict(dtype=w.dtype, device=w.device)
-    first, second = (
-        nn.Linear(layer.in_features, rank, bias=False, **kind),
-        nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **kind),
-    )
+    first = nn.Linear(n_in, rank, bias=False, **kind)
+    second = nn.Linear(rank, n_out, bias=layer.bias is not None, **kind)
     with torch.no_grad():
         first.weight.copy_(s[:rank, None] * vt[:rank])
         second.weight.copy_(u[:, :rank])
@@ -104,8 +108,8 @@ def truncated_svd(
 
 # %% ../../nbs/detection/03_heads.ipynb #9f57fd17
 def linear_cost(
-    module:nn.Module,
-)->dict: # {"parameters": int, "macs": int}
+    module: nn.Module,
+) -> dict: # {"parameters": int, "macs": int}
     "Parameters of a module, and multiply-accumulates of its fully connected layers for one row of input."
     return dict(
         parameters=sum(p.numel() for p in module.parameters()),
@@ -113,45 +117,44 @@ def linear_cost(
     )
 
 def low_rank_table(
-    layer:nn.Linear,
-    ranks, # to try
-    inputs, # (n in) what the layer sees
-    **measures, # name -> function of the low-rank layer, such as the accuracy with it in place
-)->pd.DataFrame: # a row a rank
-    "Rank against what is kept, error of the output, parameters and MACs; DataError as in `truncated_svd`"
-    s, rows = torch.linalg.svdvals(_linear(layer).weight.detach().double())**2, []
+    layer: nn.Linear,
+    ranks: object, # to try, numbers
+    inputs: torch.Tensor, # (n in) what the layer sees
+    **measures: object, # name -> function of the low-rank layer, such as the accuracy with it in place
+) -> pd.DataFrame: # a row a rank
+    "Rank against what is kept, error of the output, parameters and MACs; `DataError` as in `truncated_svd`."
+    energy, rows = torch.linalg.svdvals(_linear(layer).weight.detach().double())**2, []
     with torch.no_grad():
         wanted = layer(inputs)
+        spread = (wanted - wanted.mean(0)).norm()
         for rank in ranks:
             low = truncated_svd(layer, rank)
-            error = float((low(inputs) - wanted).norm() / (wanted - wanted.mean(0)).norm())
-            rows.append(
-                dict(
-                    rank=rank, kept=float(s[:rank].sum() / s.sum()), error=error, **linear_cost(low),
-                    **{k: f(low) for k, f in measures.items()},
-                )
-            )
+            kept = float(energy[:rank].sum() / energy.sum())
+            error = float((low(inputs) - wanted).norm() / spread)
+            measured = {name: measure(low) for name, measure in measures.items()}
+            rows.append(dict(rank=rank, kept=kept, error=error, **linear_cost(low), **measured))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/detection/03_heads.ipynb #7c2529eb
 def fpn_level(
-    boxes, # (n 4)
+    boxes: torch.Tensor, # (n 4)
     levels=(2, 5), # finest and coarsest: map k has a stride of 2^k pixels
     *,
     size=224., # pixels, square root of an area
     level=4, # of that size
-)->torch.Tensor: # (n) level
-    "Level of a feature pyramid that a RoI is read from; DataError for boxes as in `check_boxes`"
-    extent = (lambda b: b[:, 2:] - b[:, :2])(check_boxes(boxes))
-    return (level + torch.log2(extent.prod(1).sqrt() / size) + 1e-6).floor().clamp(*levels).long() # 1e-6: 224 itself
+) -> torch.Tensor: # (n) level
+    "Level of a feature pyramid that a RoI is read from; `DataError` for boxes as in `check_boxes`."
+    boxes = check_boxes(boxes)
+    side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+    return (level + torch.log2(side / size) + 1e-6).floor().clamp(*levels).long() # 1e-6: 224 itself
 
 # %% ../../nbs/detection/03_heads.ipynb #67b3f46a
 def mask_targets(
-    masks, # (n h w) of the image: 0 or 1
-    boxes, # (n 4) one a mask
+    masks: torch.Tensor, # (n h w) of the image: 0 or 1
+    boxes: torch.Tensor, # (n 4) one a mask
     m=28, # cells a side
-)->torch.Tensor: # (n m m) 0 .. 1
-    "What the mask head is to paint: each mask seen through its box; DataError for boxes as in `check_boxes`, or another number of masks"
+) -> torch.Tensor: # (n m m) 0 .. 1
+    "What the mask head is to paint: each mask seen through its box; `DataError` for boxes as in `check_boxes`."
     boxes, masks = check_boxes(boxes), torch.as_tensor(masks)
     if masks.dim() != 3 or len(masks) != len(boxes):
         raise DataError(f"masks have shape {tuple(masks.shape)}: expected ({len(boxes)}, h, w), one a box")
@@ -160,11 +163,11 @@ def mask_targets(
     return roi_align(masks[:, None].to(boxes), list(boxes[:, None]), m, 1.)[:, 0]
 
 def mask_loss(
-    logits, # (n classes m m)
-    classes, # (n) of each RoI
-    targets, # (n m m)
-)->torch.Tensor: # one number; 0 without RoIs
-    "Binary cross-entropy of the map of each RoI's class, mean over cells (Mask R-CNN, section 3); DataError for shapes that do not fit"
+    logits: torch.Tensor, # (n classes m m)
+    classes: torch.Tensor, # (n) of each RoI
+    targets: torch.Tensor, # (n m m)
+) -> torch.Tensor: # one number, the mean over cells; 0 without RoIs
+    "Binary cross-entropy of the map of each RoI's class (Mask R-CNN, section 3); `DataError` for other shapes."
     n, _, *size = logits.shape
     if tuple(targets.shape) != (n, *size) or len(classes) != n:
         raise DataError(f"targets {tuple(targets.shape)} with {len(classes)} classes: expected {(n, *size)} and {n}")
@@ -174,52 +177,55 @@ def mask_loss(
 
 # %% ../../nbs/detection/03_heads.ipynb #6d56d70e
 def keypoint_targets(
-    keypoints, # (n k 3) x, y in image pixels, and v: above 0 labelled
-    boxes, # (n 4) RoI of each person
+    keypoints: torch.Tensor, # (n k 3) x, y in image pixels, and v: above 0 labelled
+    boxes: torch.Tensor, # (n 4) RoI of each person
     m=56, # cells a side
-)->tuple: # index of the true cell (n k), truth values (n k)
-    "Cell of each keypoint, and whether it counts: labelled and inside of its RoI; DataError for boxes as in `check_boxes`, another number of them, or NaN"
-    boxes, p = check_boxes(boxes), torch.as_tensor(keypoints)
-    if not len(boxes) and not p.numel():
-        shape = p.shape[:2] if p.dim() == 3 else (0, 0)
-        return tuple(torch.zeros(shape, dtype=t, device=boxes.device) for t in (torch.long, torch.bool))
-    if p.dim() != 3 or p.shape[2] != 3 or len(p) != len(boxes):
-        raise DataError(f"keypoints have shape {tuple(p.shape)}: expected ({len(boxes)}, k, 3), one person a box")
-    seen = p[..., 2] > 0
-    if not p[..., :2][seen].isfinite().all():
+) -> tuple: # index of the true cell (n k); truth values (n k), whether it counts: labelled, and inside of its RoI
+    "Cell of each keypoint, and whether it counts; `DataError` for boxes as in `check_boxes`, or NaN where labelled."
+    boxes, points = check_boxes(boxes), torch.as_tensor(keypoints)
+    if not len(boxes) and not points.numel():
+        shape = points.shape[:2] if points.dim() == 3 else (0, 0)
+        return tuple(torch.zeros(shape, dtype=dtype, device=boxes.device) for dtype in (torch.long, torch.bool))
+    if points.dim() != 3 or points.shape[2] != 3 or len(points) != len(boxes):
+        raise DataError(f"keypoints have shape {tuple(points.shape)}: expected ({len(boxes)}, k, 3), one person a box")
+    labelled, place = points[..., 2] > 0, points[..., :2]
+    if not place[labelled].isfinite().all():
         raise DataError("keypoints: a labelled one is NaN or infinite, expected finite numbers")
     near, far = boxes[:, None, :2], boxes[:, None, 2:]
-    cell = ((p[..., :2].nan_to_num() - near) * (m / (far - near))).floor()
-    cell = torch.where(p[..., :2] == far, m - 1, cell) # on the far edge: still the last cell
-    valid = seen & ((cell >= 0) & (cell < m)).all(-1)
-    return ((cell[..., 1] * m + cell[..., 0]) * valid).nan_to_num().long(), valid
+    cell = ((place.nan_to_num() - near) * (m / (far - near))).floor()
+    cell = torch.where(place == far, m - 1, cell) # on the far edge: still the last cell
+    valid = labelled & ((cell >= 0) & (cell < m)).all(-1)
+    index = (cell[..., 1] * m + cell[..., 0]) * valid
+    return index.nan_to_num().long(), valid
 
 def keypoint_one_hot(
-    index, # (n k) of `keypoint_targets`
-    valid, # (n k)
-    m=56,
-)->torch.Tensor: # (n k m m) one cell 1, the others 0; all 0 where the keypoint does not count
+    index: torch.Tensor, # (n k) of `keypoint_targets`
+    valid: torch.Tensor, # (n k)
+    m=56, # cells a side
+) -> torch.Tensor: # (n k m m) one cell 1, the others 0; all 0 where the keypoint does not count
     "The target as a mask with one cell."
     return (F.one_hot(index, m * m) * valid[..., None]).reshape(*index.shape, m, m).float()
 
+# %% ../../nbs/detection/03_heads.ipynb #5559e83e
 def keypoint_loss(
-    logits, # (n k m m)
-    index, # (n k)
-    valid, # (n k)
-)->torch.Tensor: # one number; 0 if no keypoint counts
-    "Cross-entropy of a softmax over the places of each map, mean over the keypoints that count; DataError for shapes that do not fit"
+    logits: torch.Tensor, # (n k m m)
+    index: torch.Tensor, # (n k)
+    valid: torch.Tensor, # (n k)
+) -> torch.Tensor: # one number, the mean over the keypoints that count; 0 if none does
+    "Cross-entropy of a softmax over the places of each map; `DataError` for shapes that do not fit."
     if logits.shape[:2] != index.shape or logits.shape[2] != logits.shape[3]:
         raise DataError(f"logits have shape {tuple(logits.shape)}: expected {(*index.shape, 'm', 'm')}")
     if not valid.any():
         return logits.sum() * 0
-    return -logits.flatten(2).log_softmax(2).gather(2, index[..., None])[..., 0][valid].mean()
+    chances = logits.flatten(2).log_softmax(2)
+    return -chances.gather(2, index[..., None])[..., 0][valid].mean()
 
 # %% ../../nbs/detection/03_heads.ipynb #a4f3a511
 def decode_keypoints(
-    logits, # (n k m m)
-    boxes, # (n 4)
-)->tuple: # keypoints (n k 2) in image pixels, logits there (n k), probability of the best cell (n k)
-    "Keypoints from the maps of the keypoint head, as torchvision decodes them; DataError for boxes as in `check_boxes`, another number of them, or NaN"
+    logits: torch.Tensor, # (n k m m)
+    boxes: torch.Tensor, # (n 4)
+) -> tuple: # keypoints (n k 2) in image pixels, logits there (n k), probability of the best cell (n k)
+    "Keypoints from maps of logits, as torchvision decodes them; `DataError` for boxes as in `check_boxes`, or NaN."
     boxes, logits = check_boxes(boxes), torch.as_tensor(logits)
     if logits.dim() != 4 or len(logits) != len(boxes):
         raise DataError(f"logits have shape {tuple(logits.shape)}: expected ({len(boxes)}, k, m, m), one person a box")
@@ -229,7 +235,8 @@ def decode_keypoints(
     for i, (maps, box) in enumerate(zip(logits, boxes)):
         size = (box[2:] - box[:2]).clamp(min=1)
         w, h = size.ceil().int().tolist()
-        scores[i], best = F.interpolate(maps[None], (h, w), mode="bicubic", align_corners=False)[0].flatten(1).max(1)
+        enlarged = F.interpolate(maps[None], (h, w), mode="bicubic", align_corners=False)[0]
+        scores[i], best = enlarged.flatten(1).max(1)
         pixel = torch.stack([best % w, best // w], 1) + .5 # its middle
         points[i] = box[:2] + pixel * size / torch.tensor([w, h], device=size.device)
     return points, scores, logits.flatten(2).softmax(2).amax(2) if len(logits) else scores

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass
+from matplotlib.axes import Axes
 from scipy.ndimage import gaussian_filter
 from skimage.segmentation import felzenszwalb, find_boundaries
 from torchvision.ops import box_iou
@@ -33,27 +34,30 @@ def _rgb(image): # checked
     return image
 
 def graph_segments(
-    image, # (h w 3) uint8 RGB
+    image: np.ndarray, # (h w 3) uint8 RGB
     scale=100., # k of the paper: larger, fewer regions
     *,
     sigma=.8, # pixels of smoothing
     min_size=None, # pixels of the smallest region; None: as many as `scale`
-)->np.ndarray: # (h w) region of each pixel, 0 ..
-    "Graph-based segmentation (Felzenszwalb & Huttenlocher 2004); DataError if the image is no RGB picture of uint8, or scale is not above 0"
+) -> np.ndarray: # (h w) region of each pixel, 0 ..
+    "Segmentation by a graph (Felzenszwalb & Huttenlocher 2004); `DataError` for another image, or a scale not above 0."
     image = _rgb(image)
     if not scale > 0:
         raise DataError(f"scale={scale}: expected a number above 0")
     return felzenszwalb(image, scale, sigma, round(scale if min_size is None else min_size))
 
 def show_segments(
-    ax, image,
-    labels, # (h w) region of each pixel
+    ax: Axes,
+    image: np.ndarray, # (h w 3)
+    labels: np.ndarray, # (h w) region of each pixel
     *,
     title=None,
-):
+) -> Axes:
     "Regions in their mean colour, with borders."
-    image, flat = as_image(image), np.unique(np.asarray(labels), return_inverse=True)[1].ravel()
-    mean = np.stack([np.bincount(flat, c) for c in image.reshape(-1, 3).T], 1) / np.bincount(flat)[:, None]
+    image = as_image(image)
+    flat = np.unique(np.asarray(labels), return_inverse=True)[1].ravel()
+    mean = np.stack([np.bincount(flat, channel) for channel in image.reshape(-1, 3).T], 1)
+    mean = mean / np.bincount(flat)[:, None]
     painted = mean[flat].reshape(image.shape)
     painted[find_boundaries(np.asarray(labels), mode="inner")] *= .55
     return show_image(ax, painted, title=title)
@@ -64,25 +68,26 @@ COLOURS = dict(rgb=None, hsv=cv2.COLOR_RGB2HSV_FULL, lab=cv2.COLOR_RGB2LAB)
 
 def _histograms(channels, flat, n, bins, top): # (pixels c) in 0 .. top(c), region of each -> (n c*bins), rows sum to 1
     c = channels.shape[1]
-    bin_ = np.minimum((channels * (bins / np.maximum(top, 1e-9))).astype(int), bins - 1) + bins * np.arange(c)
-    return (
-        np.bincount((flat[:, None] * c * bins + bin_).ravel(), minlength=n * c * bins).reshape(n, -1)
-        / (c * np.bincount(flat, minlength=n))[:, None]
-    )
+    own = np.minimum((channels * (bins / np.maximum(top, 1e-9))).astype(int), bins - 1) # bin within the channel
+    place = flat[:, None] * c * bins + (own + bins * np.arange(c))
+    counts = np.bincount(place.ravel(), minlength=n * c * bins).reshape(n, -1)
+    return counts / (c * np.bincount(flat, minlength=n))[:, None]
+
+def _derivative(image, order): # (h w c), order of the derivative by y, x -> (h w c)
+    return np.stack([gaussian_filter(channel, 1., order) for channel in np.moveaxis(image, 2, 0)], 2)
 
 def _texture(image): # (h w 3) -> (h w 24) derivatives in 8 directions, their positive part
     image = image.astype(np.float32)
-    dx, dy = (
-        np.stack([gaussian_filter(c, 1.0, order) for c in np.moveaxis(image, 2, 0)], 2) for order in ((0, 1), (1, 0))
-    )
-    return np.concatenate([np.maximum(dx * math.cos(a) + dy * math.sin(a), 0) for a in np.arange(8) * math.pi / 4], 2)
+    dx, dy = _derivative(image, (0, 1)), _derivative(image, (1, 0))
+    angles = np.arange(8) * math.pi / 4
+    return np.concatenate([np.maximum(dx * math.cos(angle) + dy * math.sin(angle), 0) for angle in angles], 2)
 
 def _neighbours(labels): # (h w) -> sorted pairs (m 2) of regions that touch, also at corners
-    steps = (
-        (labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:]), (labels[:-1, :-1], labels[1:, 1:]),
-        (labels[1:, :-1], labels[:-1, 1:]),
-    )
-    pairs = np.concatenate([np.stack([a.ravel(), b.ravel()], 1) for a, b in steps])
+    beside = labels[:, :-1], labels[:, 1:]
+    below = labels[:-1], labels[1:]
+    down, up = (labels[:-1, :-1], labels[1:, 1:]), (labels[1:, :-1], labels[:-1, 1:])
+    touching = [np.stack([first.ravel(), second.ravel()], 1) for first, second in (beside, below, down, up)]
+    pairs = np.concatenate(touching)
     return np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1), axis=0)
 
 # %% ../../nbs/detection/02_proposals.ipynb #fda460d2
@@ -95,29 +100,28 @@ class _Regions:
         y, x = np.divmod(np.arange(h * w), w)
         box = np.empty((n, 4))
         box[:, :2], box[:, 2:] = max(h, w), 0
-        for at, low, high in ((0, x, x + 1), (1, y, y + 1)):
-            np.minimum.at(box[:, at], flat, low)
-            np.maximum.at(box[:, at + 2], flat, high)
-        def room(a): return np.concatenate([a, np.zeros((n - 1, *a.shape[1:]))])
+        for axis, place in ((0, x), (1, y)):
+            np.minimum.at(box[:, axis], flat, place)
+            np.maximum.at(box[:, axis + 2], flat, place + 1)
+        def room(rows): return np.concatenate([rows, np.zeros((n - 1, *rows.shape[1:]))])
         self.size, self.box, self.area = room(np.bincount(flat).astype(float)), room(box), h * w
         self.colour = room(_histograms(space.reshape(-1, 3).astype(float), flat, n, 25, 256))
         self.texture = room(_histograms(texture, flat, n, 10, texture.max(0)))
 
     def join(self, i, j, new):
-        wi, wj = self.size[[i, j]] / self.size[[i, j]].sum()
-        for a in (self.colour, self.texture):
-            a[new] = wi * a[i] + wj * a[j]
+        share_i, share_j = self.size[[i, j]] / self.size[[i, j]].sum()
+        for histogram in (self.colour, self.texture):
+            histogram[new] = share_i * histogram[i] + share_j * histogram[j]
         self.size[new] = self.size[i] + self.size[j]
-        self.box[new, :2], self.box[new, 2:] = (
-            np.minimum(self.box[i, :2], self.box[j, :2]), np.maximum(self.box[i, 2:], self.box[j, 2:]),
-        )
+        self.box[new, :2] = np.minimum(self.box[i, :2], self.box[j, :2])
+        self.box[new, 2:] = np.maximum(self.box[i, 2:], self.box[j, 2:])
 
     def alike(self, i, j, kinds): # indices (m), (m) -> (m)
         total, both = 0., self.size[i] + self.size[j]
-        for name in ("colour", "texture"):
-            if name in kinds:
-                a = getattr(self, name)
-                total = total + np.minimum(a[i], a[j]).sum(1)
+        if "colour" in kinds:
+            total = total + np.minimum(self.colour[i], self.colour[j]).sum(1)
+        if "texture" in kinds:
+            total = total + np.minimum(self.texture[i], self.texture[j]).sum(1)
         if "size" in kinds:
             total = total + 1 - both / self.area
         sides = np.maximum(self.box[i, 2:], self.box[j, 2:]) - np.minimum(self.box[i, :2], self.box[j, :2])
@@ -126,14 +130,14 @@ class _Regions:
 # %% ../../nbs/detection/02_proposals.ipynb #5672aa31
 @dataclass
 class Grouping:
-    "Regions and what they were joined to: first those of the segmentation, then one a step, the last is the whole image."
+    "Regions and what they were joined to: those of the segmentation, then one a step; the last is the whole image."
     labels: np.ndarray     # (h w) region of each pixel, 0 .. n - 1
     boxes: np.ndarray      # (2n - 1, 4)
     children: np.ndarray   # (n - 1, 2) which two regions each step joined
     similarity: np.ndarray # (n - 1) of the two
 
-    def at(self, regions) -> np.ndarray: # (h w) region of each pixel
-        "The segmentation when this many regions are left; DataError for a number that never was."
+    def at(self, regions: int) -> np.ndarray: # (h w) region of each pixel
+        "The segmentation when this many regions are left; `DataError` for a number that never was."
         n = len(self.children) + 1
         if not 1 <= regions <= n:
             raise DataError(f"regions={regions}: expected 1 to {n}")
@@ -142,38 +146,16 @@ class Grouping:
             parent[self.children[step]] = parent[n + step]
         return parent[self.labels]
 
-def group_regions(
-    image, # (h w 3) uint8 RGB
-    labels, # (h w) region of each pixel, such as of `graph_segments`
-    similarities=SIMILARITIES,
-    *,
-    colours="lab", # colour space: one of `COLOURS`
-)->Grouping:
-    "Hierarchical grouping of selective search; DataError for labels of another size than the image, an unknown similarity or colour space"
-    image, labels = np.asarray(image), np.asarray(labels)
-    if image.dtype != np.uint8 or image.shape != (*labels.shape, 3):
-        raise DataError(
-            f"image {image.shape} {image.dtype} with labels {labels.shape}: expected (h, w, 3) uint8 and (h, w)"
-        )
-    if colours not in COLOURS:
-        raise DataError(f"colours={colours!r}: expected one of {', '.join(COLOURS)}")
-    for s in similarities or [None]:
-        if s not in SIMILARITIES:
-            raise DataError(f"similarity {s!r}: expected some of {', '.join(SIMILARITIES)}")
-    labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
-    regions = _Regions(image, labels, colours)
-    return Grouping(labels, regions.box, *_join_all(regions, _neighbours(labels), similarities))
-
 # %% ../../nbs/detection/02_proposals.ipynb #6d02fd72
 def _join_all(regions, pairs, kinds): # -> children (n - 1, 2), similarity (n - 1)
     n = (len(regions.size) + 1) // 2
-    near, steps = [set() for _ in regions.size], []
+    near, steps, queue = [set() for _ in regions.size], [], []
     for i, j in pairs.tolist():
         near[i].add(j)
         near[j].add(i)
-    queue = (
-        [(-s, i, j) for s, (i, j) in zip(regions.alike(*pairs.T, kinds).tolist(), pairs.tolist())] if len(pairs) else []
-    )
+    if len(pairs):
+        alike = regions.alike(*pairs.T, kinds).tolist()
+        queue = [(-s, i, j) for s, (i, j) in zip(alike, pairs.tolist())]
     heapq.heapify(queue)
     while len(steps) < n - 1:
         s, i, j = heapq.heappop(queue)
@@ -185,17 +167,41 @@ def _join_all(regions, pairs, kinds): # -> children (n - 1, 2), similarity (n - 
         near[new] = (near[i] | near[j]) - {i, j}
         near[i] = near[j] = None
         around = sorted(near[new])
-        for k in around:
-            near[k] -= {i, j}
-            near[k].add(new)
-        for s, k in zip(regions.alike(np.array(around, int), np.full(len(around), new), kinds).tolist(), around):
-            heapq.heappush(queue, (-s, k, new))
+        for other in around:
+            near[other] -= {i, j}
+            near[other].add(new)
+        alike = regions.alike(np.array(around, int), np.full(len(around), new), kinds).tolist()
+        for s, other in zip(alike, around):
+            heapq.heappush(queue, (-s, other, new))
     joined = np.array(steps).reshape(-1, 3)
     return joined[:, :2].astype(int), joined[:, 2]
 
+# %% ../../nbs/detection/02_proposals.ipynb #254fe1d5
+def group_regions(
+    image: np.ndarray, # (h w 3) uint8 RGB
+    labels: np.ndarray, # (h w) region of each pixel, such as of `graph_segments`
+    similarities=SIMILARITIES, # some of `SIMILARITIES`, at least one
+    *,
+    colours="lab", # colour space: one of `COLOURS`
+) -> Grouping:
+    "Hierarchical grouping of selective search; `DataError` for labels of another size than the image."
+    image, labels = np.asarray(image), np.asarray(labels)
+    if image.dtype != np.uint8 or image.shape != (*labels.shape, 3):
+        raise DataError(
+            f"image {image.shape} {image.dtype} with labels {labels.shape}: expected (h, w, 3) uint8 and (h, w)"
+        )
+    if colours not in COLOURS:
+        raise DataError(f"colours={colours!r}: expected one of {', '.join(COLOURS)}")
+    for name in similarities or [None]:
+        if name not in SIMILARITIES:
+            raise DataError(f"similarity {name!r}: expected some of {', '.join(SIMILARITIES)}")
+    labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    regions = _Regions(image, labels, colours)
+    return Grouping(labels, regions.box, *_join_all(regions, _neighbours(labels), similarities))
+
 # %% ../../nbs/detection/02_proposals.ipynb #65dd75da
 def selective_search(
-    image, # (h w 3) uint8 RGB
+    image: np.ndarray, # (h w 3) uint8 RGB
     *,
     scales=(50., 100.), # of the segmentations
     colours=("hsv", "lab"), # of `COLOURS`
@@ -203,10 +209,10 @@ def selective_search(
     min_side=1, # pixels, of a proposal
     limit=None, # most proposals
     seed=0,
-    **segmentation, # sigma, min_size of `graph_segments`
-)->torch.Tensor: # (n 4) best first
-    "Proposals of selective search (Uijlings et al. 2013); DataError as in `graph_segments` and `group_regions`"
-    image, rng, boxes, priority = _rgb(image), np.random.default_rng(seed), [], []
+    **segmentation: object, # sigma, min_size of `graph_segments`
+) -> torch.Tensor: # (n 4) best first
+    "Proposals of selective search (Uijlings et al. 2013); `DataError` as in `graph_segments` and `group_regions`."
+    image, rng, boxes, priority = _rgb(image), np.random.default_rng(seed), [np.zeros((0, 4))], [np.zeros(0)]
     for scale in scales:
         for space in colours:
             painted = image if COLOURS.get(space) is None else cv2.cvtColor(image, COLOURS[space])
@@ -215,9 +221,9 @@ def selective_search(
                 found = group_regions(image, labels, kinds, colours=space).boxes[::-1]
                 boxes.append(found)
                 priority.append(rng.random(len(found)) * np.arange(1, len(found) + 1))
-    boxes, priority = np.concatenate(boxes or [np.zeros((0, 4))]), np.concatenate(priority or [[]])
-    boxes = boxes[np.argsort(priority, kind="stable")]
-    boxes = boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])]
+    boxes = np.concatenate(boxes)[np.argsort(np.concatenate(priority), kind="stable")]
+    first = np.sort(np.unique(boxes, axis=0, return_index=True)[1]) # where each different box stands first
+    boxes = boxes[first]
     large = ((boxes[:, 2:] - boxes[:, :2]) >= min_side).all(1)
     return torch.from_numpy(boxes[large][:limit]).float()
 
@@ -230,63 +236,60 @@ class ProposalRecall:
     image: np.ndarray # (m) index of the image
     threshold: float  # IoU
 
-    def at(self, n) -> float: # 0 .. 1
+    def at(self, n: int) -> float: # 0 .. 1
         "Share of the boxes that the first n proposals of their image cover."
         return float((self.rank <= n).mean())
 
-    def interval(self, n, draws=1000, seed=0) -> tuple: # lo, hi
+    def interval(self, n: int, draws=1000, seed=0) -> tuple: # lo, hi
         "95 % bootstrap interval over images."
         return bootstrap_ci((self.rank <= n).astype(float), np.mean, draws, seed, self.image)
 
     def table(self, counts=(1, 10, 100, 1000)) -> pd.DataFrame: # columns proposals, recall, lo, hi, boxes
         "Recall by number of proposals, with its interval."
-        return pd.DataFrame(
-            [(n, self.at(n), *self.interval(n), len(self.rank)) for n in counts],
-            columns=["proposals", "recall", "lo", "hi", "boxes"],
-        )
+        rows = [(n, self.at(n), *self.interval(n), len(self.rank)) for n in counts]
+        return pd.DataFrame(rows, columns=["proposals", "recall", "lo", "hi", "boxes"])
 
 # %% ../../nbs/detection/02_proposals.ipynb #3f6a1c52
 def proposal_recall(
-    boxes, # true boxes (m 4) of each image, a list
-    proposals, # (n 4) of each image, best first
-    threshold=.5, # least IoU
-)->ProposalRecall:
-    "Recall of proposals; DataError if the lists differ in length, a box has no area, no image has a true box, or the threshold is not in 0 .. 1"
+    boxes: list, # true boxes (m 4) of each image
+    proposals: list, # (n 4) of each image, best first
+    threshold=.5, # least IoU, above 0 and at most 1
+) -> ProposalRecall:
+    "Recall of proposals; `DataError` for lists of different length, a box without area, or no true box at all."
     if len(boxes) != len(proposals):
         raise DataError(f"boxes of {len(boxes)} images with proposals of {len(proposals)}: expected as many")
     if not 0 < threshold <= 1:
         raise DataError(f"threshold={threshold}: expected an IoU above 0, at most 1")
     rank, best, image = [], [], []
-    for i, (b, p) in enumerate(zip(boxes, proposals)):
-        b, p = check_boxes(b, f"boxes of image {i}").cpu(), check_boxes(p, f"proposals of image {i}").cpu()
-        iou = F.pad(box_iou(b.double(), p.double()), (0, 1)) # no proposal at all: IoU 0
+    for i, (true, proposed) in enumerate(zip(boxes, proposals)):
+        true = check_boxes(true, f"boxes of image {i}").cpu()
+        proposed = check_boxes(proposed, f"proposals of image {i}").cpu()
+        iou = F.pad(box_iou(true.double(), proposed.double()), (0, 1)) # no proposal at all: IoU 0
         hit = iou >= threshold
         rank.append(torch.where(hit.any(1), hit.int().argmax(1) + 1., torch.inf))
         best.append(iou.amax(1))
-        image += [i] * len(b)
+        image += [i] * len(true)
     if not image:
         raise DataError(f"boxes: none in {len(boxes)} images, expected at least one")
     return ProposalRecall(torch.cat(rank).numpy(), torch.cat(best).numpy(), np.array(image), threshold)
 
 # %% ../../nbs/detection/02_proposals.ipynb #9b27d40e
 def plot_recall(
-    curves:dict, # name -> ProposalRecall
+    curves: dict, # name -> ProposalRecall
     *,
     width=.75 * WIDTH, # inches
-):
+) -> plt.Figure:
     "Recall against number of proposals."
     fig, ax = plt.subplots(figsize=(width, 2.2), layout="constrained")
-    for i, (name, r) in enumerate(curves.items()):
-        last = np.isfinite(r.rank)
-        n = np.unique(np.round(np.geomspace(1, max(r.rank[last].max() if last.any() else 1, 1000), 80)))
-        ax.plot(
-            n, [r.at(k) for k in n], drawstyle="steps-post", color=f"C{i}", ls=("-", "--", ":", "-.")[i % 4], label=name
-        )
-    threshold = {r.threshold for r in curves.values()}
-    ax.set(
-        xscale="log", ylim=(0, 1.02), xlabel="proposals an image",
-        ylabel="recall" + (f" at IoU {threshold.pop():g}" if len(threshold) == 1 else ""),
-    )
+    for i, (name, recall) in enumerate(curves.items()):
+        found = recall.rank[np.isfinite(recall.rank)]
+        last = max(found.max() if len(found) else 1, 1000)
+        n = np.unique(np.round(np.geomspace(1, last, 80)))
+        style = ("-", "--", ":", "-.")[i % 4]
+        ax.plot(n, [recall.at(k) for k in n], drawstyle="steps-post", color=f"C{i}", ls=style, label=name)
+    thresholds = {recall.threshold for recall in curves.values()}
+    at = f" at IoU {thresholds.pop():g}" if len(thresholds) == 1 else ""
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="proposals an image", ylabel="recall" + at)
     fig.legend(loc="outside center right")
     plt.close(fig)
     return fig

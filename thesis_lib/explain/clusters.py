@@ -39,24 +39,21 @@ class LatentClusters:
         "The row of the curve that was chosen."
         return self.curve.set_index("k", drop=False).loc[self.k]
 
-    def nearest(self, cluster:int, n=6) -> np.ndarray: # up to n rows
-        "Members nearest to the centre; DataError for a cluster that does not exist."
+    def nearest(self, cluster: int, n=6) -> np.ndarray: # up to n rows
+        "Members nearest to the centre; `DataError` for a cluster that does not exist."
         if not 0 <= cluster < self.k:
             raise DataError(f"cluster = {cluster}: expected 0 to {self.k - 1}")
         members = np.flatnonzero(self.labels == cluster)
         return members[np.argsort(self.distance[members], kind="stable")][:n]
 
 def _k_means(x, k, seeds, seed): # one fit a seed, best first
-    return sorted(
-        (KMeans(k, n_init=1, random_state=1000 * seed + s).fit(x) for s in range(seeds)), key=lambda fit: fit.inertia_
-    )
+    fits = [KMeans(k, n_init=1, random_state=1000 * seed + i).fit(x) for i in range(seeds)]
+    return sorted(fits, key=lambda fit: fit.inertia_)
 
 def _silhouettes(distances, labels): # (n), nan if all are in one cluster or each in its own
-    return (
-        silhouette_samples(distances, labels, metric="precomputed")
-        if 1 < len(np.unique(labels)) < len(labels)
-        else np.full(len(labels), np.nan)
-    )
+    if not 1 < len(np.unique(labels)) < len(labels):
+        return np.full(len(labels), np.nan)
+    return silhouette_samples(distances, labels, metric="precomputed")
 
 def _by_size(fit): # labels and centres, largest cluster first
     order = np.argsort(-np.bincount(fit.labels_, minlength=len(fit.cluster_centers_)), kind="stable")
@@ -65,15 +62,19 @@ def _by_size(fit): # labels and centres, largest cluster first
 # %% ../../nbs/explain/06_clusters.ipynb #26c59283
 def _null_silhouettes(x, ks, clouds, seed): # mean silhouette by k on Gaussian clouds of the same covariance
     rng, centred, total = np.random.default_rng(seed), x - x.mean(0), dict.fromkeys(ks, 0.)
-    for c in range(clouds):
+    for i in range(clouds):
         cloud = rng.standard_normal((len(x), len(x))) @ centred / (len(x) - 1)**.5
         distances = pairwise_distances(cloud)
         for k in ks:
-            total[k] += _silhouettes(distances, _k_means(cloud, k, 3, seed + c)[0].labels_).mean() / clouds
+            total[k] += _silhouettes(distances, _k_means(cloud, k, 3, seed + i)[0].labels_).mean() / clouds
     return total
 
+def _agreement(fits): # adjusted Rand index of each pair
+    return [adjusted_rand_score(one.labels_, other.labels_) for one, other in combinations(fits, 2)]
+
+# %% ../../nbs/explain/06_clusters.ipynb #38c827e2
 def latent_clusters(
-    x, # `Latents`, or (n d) such as `pca.scores[:, :pca.kept]`
+    x: object, # `Latents`, or (n d) such as `pca.scores[:, :pca.kept]`
     k=range(2, 11), # numbers of clusters to try
     *,
     seeds=10, # runs of each
@@ -81,93 +82,94 @@ def latent_clusters(
     sample=1500, # rows for silhouettes
     groups=None, # (n) label of each row: whole groups are resampled for the interval
     seed=0,
-)->LatentClusters:
-    "K-means with the number of clusters of the best silhouette; DataError for NaN, constant latents, or fewer samples than clusters"
+) -> LatentClusters:
+    "K-means with the number of clusters of the best silhouette; `DataError` for fewer samples than clusters."
     ks = sorted({int(v) for v in np.atleast_1d(k)})
     if not ks or ks[0] < 2:
         raise DataError(f"k = {k}: expected numbers of clusters, 2 or more")
     if seeds < 2:
         raise DataError(f"seeds = {seeds}: expected 2 or more, one has no stability")
     x = latent_rows(x, ks[-1] + 1, f"{ks[-1]} clusters")
-    if (distinct := len(np.unique(x, axis=0))) < ks[-1]:
+    distinct = len(np.unique(x, axis=0))
+    if distinct < ks[-1]:
         raise DataError(f"latents: {distinct} different samples are too few for {ks[-1]} clusters")
     part = np.random.default_rng(seed).permutation(len(x))[:sample]
-    distances, null, best, rows = (
-        pairwise_distances(x[part]), _null_silhouettes(x[part], ks, clouds, seed) if clouds else {}, None, [],
-    )
+    distances = pairwise_distances(x[part])
+    null = _null_silhouettes(x[part], ks, clouds, seed) if clouds else {}
+    drawn = None if groups is None else np.asarray(groups)[part]
+    best, highest, rows = None, None, []
     for k in ks:
         fits = _k_means(x, k, seeds, seed)
-        own = _silhouettes(distances, fits[0].labels_[part])
-        agree = [adjusted_rand_score(a.labels_, b.labels_) for a, b in combinations(fits, 2)]
-        ci = bootstrap_ci(own, groups=None if groups is None else np.asarray(groups)[part])
+        own, agree = _silhouettes(distances, fits[0].labels_[part]), _agreement(fits)
+        ci = bootstrap_ci(own, groups=drawn)
         rows.append((k, own.mean(), *ci, null.get(k, np.nan), np.mean(agree), np.min(agree), fits[0].inertia_))
-        if best is None or own.mean() > best[0]:
-            best = own.mean(), fits[0]
-    labels, centres = _by_size(best[1])
+        if best is None or own.mean() > highest:
+            best, highest = fits[0], own.mean()
+    labels, centres = _by_size(best)
     curve = pd.DataFrame(rows, columns=["k", "silhouette", "lo", "hi", "null", "ari", "ari_min", "inertia"])
     return LatentClusters(labels, centres, np.linalg.norm(x - centres[labels], axis=1), curve)
 
 # %% ../../nbs/explain/06_clusters.ipynb #f169f243
 def embed(
-    x, # `Latents`, or (n d)
+    x: object, # `Latents`, or (n d)
     *,
     perplexity=30., # about the number of neighbours that count
     seed=0,
-)->np.ndarray: # (n 2)
-    "t-SNE of the rows, begun at their first two components; DataError for too few samples"
+) -> np.ndarray: # (n 2)
+    "t-SNE of the rows, begun at their first two components; `DataError` for too few samples."
     x = latent_rows(x, int(3 * perplexity) + 1, f"perplexity {perplexity:g}")
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
 
+# %% ../../nbs/explain/06_clusters.ipynb #1f18a0b9
 _MARKS = "osD^vP*Xph<>"
 
+def _plot_points(ax, points, clusters): # the embedding, a mark and a colour a cluster
+    for i in range(clusters.k):
+        style = dict(marker=_MARKS[i % len(_MARKS)], ls="", ms=2.4, mew=0, color=f"C{i % 10}")
+        ax.plot(*points[clusters.labels == i].T, label=f"{i + 1}", **style)
+    ax.set(xticks=[], yticks=[], title="t-SNE")
+    ax.legend(ncols=1, handletextpad=0, loc="center left", bbox_to_anchor=(1, .5), markerscale=1.6)
+
 def plot_clusters(
-    clusters:LatentClusters,
+    clusters: LatentClusters,
     points=None, # (n 2) of `embed`
     *,
     width=WIDTH, # inches
-):
+) -> plt.Figure:
     "Silhouette and stability by the number of clusters, and the embedding where given."
     fig, axes = plt.subplots(1, 2 if points is None else 3, figsize=(width, 2.1), layout="constrained")
-    c, k = clusters.curve, clusters.k
-    axes[0].fill_between(c.k, c.lo, c.hi, color="C0", alpha=.2, lw=0)
-    axes[0].plot(c.k, c.silhouette, color="C0", marker="o", ms=2.5, label="latents")
-    if c.null.notna().any():
-        axes[0].plot(c.k, c.null, color="C1", ls="--", label="one cloud")
-    axes[0].set(title=f"silhouette: {k} clusters", ylim=(0, None))
+    curve = clusters.curve
+    axes[0].fill_between(curve.k, curve.lo, curve.hi, color="C0", alpha=.2, lw=0)
+    axes[0].plot(curve.k, curve.silhouette, color="C0", marker="o", ms=2.5, label="latents")
+    if curve.null.notna().any():
+        axes[0].plot(curve.k, curve.null, color="C1", ls="--", label="one cloud")
+    axes[0].set(title=f"silhouette: {clusters.k} clusters", ylim=(0, None))
     axes[0].legend()
-    axes[1].fill_between(c.k, c.ari_min, c.ari, color="C2", alpha=.2, lw=0)
-    axes[1].plot(c.k, c.ari, color="C2", marker="o", ms=2.5)
-    axes[1].set(title="agreement of starts", ylim=(min(0, c.ari_min.min()), 1.02))
+    axes[1].fill_between(curve.k, curve.ari_min, curve.ari, color="C2", alpha=.2, lw=0)
+    axes[1].plot(curve.k, curve.ari, color="C2", marker="o", ms=2.5)
+    axes[1].set(title="agreement of starts", ylim=(min(0, curve.ari_min.min()), 1.02))
     for ax in axes[:2]:
         ax.set_xlabel("clusters")
-        ax.axvline(k, lw=.8, color="#8c8c8c", ls=(0, (3, 2)), zorder=0)
+        ax.axvline(clusters.k, lw=.8, color="#8c8c8c", ls=(0, (3, 2)), zorder=0)
     if points is not None:
-        for i in range(k):
-            axes[2].plot(
-                *points[clusters.labels == i].T, _MARKS[i % len(_MARKS)], ms=2.4, mew=0, color=f"C{i % 10}",
-                label=f"{i + 1}",
-            )
-        axes[2].set(xticks=[], yticks=[], title="t-SNE")
-        axes[2].legend(ncols=1, handletextpad=0, loc="center left", bbox_to_anchor=(1, .5), markerscale=1.6)
+        _plot_points(axes[2], points, clusters)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/explain/06_clusters.ipynb #6da7e116
 def show_clusters(
-    images, # n pictures, or a function of a row number that gives one
-    clusters:LatentClusters,
+    images: object, # n pictures, or a function of a row number that gives one
+    clusters: LatentClusters,
     n=8, # members a row
     *,
     width=WIDTH, # inches
-):
+) -> plt.Figure:
     "A row of pictures a cluster: the members nearest to its centre, with its number, size and share."
     picture = images if callable(images) else images.__getitem__
-    first = np.shape(picture(int(clusters.nearest(0, 1)[0])))
-    h, w = first[-2:] if first[0] in (1, 3) else first[:2]
-    fig, axes = plt.subplots(
-        clusters.k, n, figsize=(width, clusters.k * (width - 0.6) / n * h / w + 0.05), squeeze=False,
-        layout="constrained",
-    )
+    shape = np.shape(picture(int(clusters.nearest(0, 1)[0])))
+    h, w = shape[-2:] if shape[0] in (1, 3) else shape[:2]
+    height = clusters.k * (width - .6) / n * h / w + .05
+    fig, axes = plt.subplots(clusters.k, n, figsize=(width, height), squeeze=False, layout="constrained")
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.01, hspace=.01)
     for i, row in enumerate(axes):
         members = clusters.nearest(i, n)
@@ -175,7 +177,8 @@ def show_clusters(
             ax.axis("off")
         for ax, j in zip(row, members):
             show_image(ax, picture(int(j)))
-        about = f"cluster {i + 1}\n{(size := int((clusters.labels == i).sum()))}, {size / len(clusters.labels):.0%}"
+        size = int((clusters.labels == i).sum())
+        about = f"cluster {i + 1}\n{size}, {size / len(clusters.labels):.0%}"
         row[0].set_ylabel(about, fontsize=7, rotation=0, ha="right", va="center", color=f"C{i % 10}")
     plt.close(fig)
     return fig

@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from collections.abc import Callable
 from dataclasses import dataclass
-from fastcore.basics import patch
+from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 from ..attention import effective_rank
 from ..core.errors import DataError
@@ -26,49 +27,53 @@ __all__ = ['permuted_spectrum', 'LatentPCA', 'latent_pca', 'plot_spectrum', 'dra
 
 # %% ../../nbs/explain/05_components.ipynb #04a5c184
 def _spectrum(x): # centred (n d) -> eigenvalues of the covariance, falling
-    return np.linalg.eigvalsh(x.T @ x if x.shape[1] < len(x) else x @ x.T)[::-1].clip(0) / (len(x) - 1)
+    n, d = x.shape
+    return np.linalg.eigvalsh(x.T @ x if d < n else x @ x.T)[::-1].clip(0) / (n - 1)
+
+def _exact_axes(x, m): # centred (n d) -> variances (m), axes (m d)
+    n, d = x.shape
+    wide = d >= n
+    variance, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    variance, vectors = variance[::-1][:m], vectors.T[::-1][:m]
+    variance = np.where(variance > 1e-12 * variance[0], variance, 0) # below, rounding alone is left, and no direction
+    if wide:
+        axes = vectors @ x / np.sqrt(np.where(variance, variance, np.inf))[:, None]
+    else:
+        axes = vectors * (variance > 0)[:, None]
+    return variance / (n - 1), axes
 
 def _axes(x, m, solver, seed): # centred (n d) -> variances (m), axes (m d)
     if solver == "randomised":
         pca = PCA(m, svd_solver="randomized", random_state=seed).fit(x)
         variance, axes = pca.explained_variance_, pca.components_
     else:
-        wide = x.shape[1] >= len(x)
-        variance, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-        variance, vectors = variance[::-1][:m], vectors.T[::-1][:m]
-        # below, rounding alone is left, and no direction
-        variance = np.where(variance > 1e-12 * variance[0], variance, 0)
-        axes = (
-            vectors @ x / np.sqrt(np.where(variance, variance, np.inf))[:, None]
-            if wide
-            else vectors * (variance > 0)[:, None]
-        )
-        variance = variance / (len(x) - 1)
+        variance, axes = _exact_axes(x, m)
     top = np.take_along_axis(axes, abs(axes).argmax(1)[:, None], 1)
     return variance, axes * np.where(top < 0, -1, 1)
 
 # %% ../../nbs/explain/05_components.ipynb #6a84423b
 def permuted_spectrum(
-    x, # (n d) latents
+    x: object, # (n d) latents
     *,
-    draws=20,
-    quantile=.95,
+    draws=20, # shuffles
+    quantile=.95, # of each eigenvalue over the shuffles
     seed=0,
-)->np.ndarray: # (min(n, d)) falling
-    "Quantile of each eigenvalue when every column is shuffled on its own: what components of mere noise reach (Horn 1965)"
+) -> np.ndarray: # (min(n, d)) falling
+    "What components of mere noise reach: the spectrum when every column is shuffled on its own (Horn 1965)."
     x, rng = latent_rows(x, 3, "a spectrum"), np.random.default_rng(seed)
     x = x - x.mean(0)
     return np.quantile([_spectrum(rng.permuted(x, axis=0)) for _ in range(draws)], quantile, axis=0)
 
+# %% ../../nbs/explain/05_components.ipynb #5caa21de
 @dataclass
 class LatentPCA:
     "Principal components of latents: `variance` is the eigenvalue lambda of each."
-    mean: np.ndarray      # (d)
-    axes: np.ndarray      # (m d) unit vectors; 0 for a component without variance
-    variance: np.ndarray  # (m) falling
-    total: float          # variance of all components
-    scores: np.ndarray    # (n m) of the rows it was made of
-    null: np.ndarray      # (m) what noise reaches, see `permuted_spectrum`; empty: not asked
+    mean: np.ndarray     # (d)
+    axes: np.ndarray     # (m d) unit vectors; 0 for a component without variance
+    variance: np.ndarray # (m) falling
+    total: float         # variance of all components
+    scores: np.ndarray   # (n m) of the rows it was made of
+    null: np.ndarray     # (m) what noise reaches, see `permuted_spectrum`; empty: not asked
 
     @property
     def share(self) -> np.ndarray: # (m) cumulative, 0..1
@@ -77,21 +82,42 @@ class LatentPCA:
 
     @property
     def kept(self) -> int:
-        "Number of leading components above noise; DataError if that was not asked."
+        "Number of leading components above noise; `DataError` if that was not asked."
         if not len(self.null):
             raise DataError("this PCA was made with draws = 0: nothing is known about noise")
         return int((self.variance > self.null).cumprod().sum())
 
+    def needed(self, share=.9) -> int:
+        "Number of components that hold this share of the variance; `DataError` if all of them together hold less."
+        if self.share[-1] < share - 1e-9:
+            held = f"{len(self.variance)} components hold {self.share[-1]:.3f} of the variance"
+            raise DataError(f"{held}: expected at least {share}, ask for more components")
+        return int((self.share < share - 1e-9).sum()) + 1
+
+    def project(self, x: object) -> np.ndarray: # `Latents` or (n d) -> (n m)
+        "Scores of other rows."
+        return (np.asarray(x.x if isinstance(x, Latents) else x, float) - self.mean) @ self.axes.T
+
+    def rebuild(self, scores: np.ndarray) -> np.ndarray: # (n j) of the first j components -> (n d)
+        "Rows made of the first components alone."
+        return self.mean + scores @ self.axes[:scores.shape[1]]
+
+    def walk(self, component: int, steps=(-3, -2, -1, 0, 1, 2, 3)) -> np.ndarray: # (len(steps) d)
+        r"The rows $\bar z + c \sqrt{\lambda} v$ for each step $c$; `DataError` for a component that does not exist."
+        if not 0 <= component < len(self.axes):
+            raise DataError(f"component = {component}: expected 0 to {len(self.axes) - 1}")
+        return self.mean + np.outer(steps, np.sqrt(self.variance[component]) * self.axes[component])
+
 # %% ../../nbs/explain/05_components.ipynb #2afe9348
 def latent_pca(
-    x, # `Latents`, or (n d)
+    x: object, # `Latents`, or (n d)
     components=None, # None: all, min(n - 1, d)
     *,
     solver="exact", # or "randomised", for many rows and columns
     draws=20, # shuffles of the parallel analysis; 0: none
     seed=0,
-)->LatentPCA:
-    "Principal components with their spectrum and what noise would reach; DataError for NaN, constant latents, or fewer samples than components"
+) -> LatentPCA:
+    "Principal components, their spectrum and what noise would reach; `DataError` for fewer samples than components."
     if solver not in ("exact", "randomised"):
         raise DataError(f"solver = {solver!r}: expected 'exact' or 'randomised'")
     x = latent_rows(x, 3 if components is None else components + 1, f"{components or 2} components")
@@ -104,82 +130,53 @@ def latent_pca(
     null = permuted_spectrum(x, draws=draws, seed=seed)[:m] if draws else np.empty(0)
     return LatentPCA(mean, axes, variance, float(x.var(0, ddof=1).sum()), (x - mean) @ axes.T, null)
 
-# %% ../../nbs/explain/05_components.ipynb #94ead89a
-@patch
-def needed(self: LatentPCA, share=.9) -> int:
-    "Number of components that hold this share of the variance; DataError if all of them together hold less."
-    if self.share[-1] < share - 1e-9:
-        raise DataError(
-            f"{len(self.variance)} components hold {self.share[-1]:.3f} of the variance: expected at least {share}, ask for more components"
-        )
-    return int((self.share < share - 1e-9).sum()) + 1
-
-@patch
-def project(self: LatentPCA, x) -> np.ndarray: # (n m)
-    "Scores of other rows."
-    return (np.asarray(x.x if isinstance(x, Latents) else x, float) - self.mean) @ self.axes.T
-
-@patch
-def rebuild(self: LatentPCA, scores) -> np.ndarray: # (n j) of the first j components -> (n d)
-    "Rows made of the first components alone."
-    return self.mean + scores @ self.axes[:scores.shape[1]]
-
-@patch
-def walk(self: LatentPCA, component:int, steps=(-3, -2, -1, 0, 1, 2, 3)) -> np.ndarray: # (len(steps) d)
-    r"The rows $\bar z + c \sqrt{\lambda} v$ for each step $c$; DataError for a component that does not exist."
-    if not 0 <= component < len(self.axes):
-        raise DataError(f"component = {component}: expected 0 to {len(self.axes) - 1}")
-    return self.mean + np.outer(steps, np.sqrt(self.variance[component]) * self.axes[component])
-
 # %% ../../nbs/explain/05_components.ipynb #7f239df3
 def plot_spectrum(
-    pca:LatentPCA,
+    pca: LatentPCA,
     *,
     shares=(.5, .9), # of the variance, marked
-    width=WIDTH,     # inches
-):
+    width=WIDTH, # inches
+) -> plt.Figure:
     "Variance of each component with the level of noise, and the cumulative share."
-    fig, (a, b) = plt.subplots(1, 2, figsize=(width, 2.1), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(width, 2.1), layout="constrained")
     n = np.arange(1, len(pca.variance) + 1)
-    a.plot(n, pca.variance, color="C0", marker="o" if len(n) < 40 else "", ms=2.5, label="components")
+    left.plot(n, pca.variance, color="C0", marker="o" if len(n) < 40 else "", ms=2.5, label="components")
     if len(pca.null):
-        a.plot(n, pca.null, color="C1", ls="--", label="noise: 95 % of shuffled columns")
-        a.axvspan(pca.kept + .5, n[-1] + .5, color="#eeeeee", lw=0, zorder=0)
-        a.set_title(f"{pca.kept} components above noise")
+        left.plot(n, pca.null, color="C1", ls="--", label="noise: 95 % of shuffled columns")
+        left.axvspan(pca.kept + .5, n[-1] + .5, color="#eeeeee", lw=0, zorder=0)
+        left.set_title(f"{pca.kept} components above noise")
     shown = pca.variance > pca.variance[0] * 1e-7
-    a.set(
-        xlabel="component", ylabel=r"variance $\lambda$", yscale="log",
-        ylim=(pca.variance[shown].min() * 0.7, pca.variance[0] * 1.5), xlim=(0.9, n[-1] * 1.1), xscale="log",
-    )
-    a.legend()
-    b.plot(n, pca.share, color="C0")
-    for s in shares:
-        if pca.share[-1] >= s:
-            k = pca.needed(s)
-            b.plot([.9, k, k], [s, s, 0], color="#8c8c8c", lw=.8, ls=(0, (3, 2)), zorder=0)
-            b.annotate(f"{s:.0%}: {k}", (k, s), (4, -8), textcoords="offset points", fontsize=7)
-    b.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1.02), xlim=(.9, n[-1] * 1.1), xscale="log")
+    ylim = (pca.variance[shown].min() * .7, pca.variance[0] * 1.5)
+    xlim = (.9, n[-1] * 1.1)
+    left.set(xlabel="component", ylabel=r"variance $\lambda$", yscale="log", ylim=ylim, xlim=xlim, xscale="log")
+    left.legend()
+    right.plot(n, pca.share, color="C0")
+    for share in shares:
+        if pca.share[-1] >= share:
+            k = pca.needed(share)
+            right.plot([.9, k, k], [share, share, 0], color="#8c8c8c", lw=.8, ls=(0, (3, 2)), zorder=0)
+            right.annotate(f"{share:.0%}: {k}", (k, share), (4, -8), textcoords="offset points", fontsize=7)
+    right.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1.02), xlim=xlim, xscale="log")
     plt.close(fig)
     return fig
 
 # %% ../../nbs/explain/05_components.ipynb #9b531db3
 def draw_decoded(
-    ax,
-    heatmaps, # (k h w)
-    skeleton:Skeleton=COCO17,
+    ax: Axes,
+    heatmaps: torch.Tensor, # (k h w)
+    skeleton: Skeleton = COCO17,
     *,
     vmax=1., # value of full colour
     size=2.6, # of a joint, points
-):
-    "Heatmaps of one pose, the highest at each pixel, and the skeleton of their peaks; DataError if there are not as many as joints"
+) -> Axes:
+    "Heatmaps of one pose and the skeleton of their peaks; `DataError` if there are not as many maps as joints."
     maps = torch.as_tensor(heatmaps).float()
     if maps.dim() != 3 or len(maps) != skeleton.k:
         raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected ({skeleton.k}, h, w) for {skeleton.name}")
     keypoints, scores = decode(maps[None], "quarter")
     ax.imshow(maps.amax(0).clip(0, vmax), vmin=0, vmax=1.3 * vmax, cmap="Greys", interpolation="bilinear")
-    draw_skeleton(
-        ax, keypoints[0], skeleton=skeleton, scores=(scores[0] / vmax).clip(0, 1).sqrt().numpy(), size=size, width=1.3
-    )
+    strength = (scores[0] / vmax).clip(0, 1).sqrt().numpy()
+    draw_skeleton(ax, keypoints[0], skeleton=skeleton, scores=strength, size=size, width=1.3)
     ax.set(xlim=(-.5, maps.shape[2] - .5), ylim=(maps.shape[1] - .5, -.5), xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(visible=True, color="#cccccc", lw=.6)
@@ -187,34 +184,34 @@ def draw_decoded(
 
 # %% ../../nbs/explain/05_components.ipynb #9298b0f9
 def show_walk(
-    heatmaps, # (r s k h w): rows such as components, steps
-    steps, # (s) above the columns
-    skeleton:Skeleton=COCO17,
+    heatmaps: torch.Tensor, # (r s k h w): rows such as components, steps
+    steps: object, # (s) above the columns
+    skeleton: Skeleton = COCO17,
     *,
     labels=None, # (r) texts, one a row
     vmax=None, # None: the highest value
     width=WIDTH, # inches
-):
-    "Strips of decoded heatmaps along walks; DataError if steps or labels do not fit"
+) -> plt.Figure:
+    "Strips of decoded heatmaps along walks; `DataError` if steps or labels do not fit."
     maps = torch.as_tensor(heatmaps).float()
+    shape = tuple(maps.shape)
     if maps.dim() != 5 or maps.shape[1] != len(steps):
-        raise DataError(
-            f"heatmaps have shape {tuple(maps.shape)}: expected (r, {len(steps)}, k, h, w), {len(steps)} steps a row"
-        )
+        raise DataError(f"heatmaps have shape {shape}: expected (r, {len(steps)}, k, h, w), {len(steps)} steps a row")
     if labels is not None and len(labels) != len(maps):
         raise DataError(f"labels: expected {len(maps)}, one a row, got {len(labels)}")
-    rows, n, k, h, w = maps.shape
+    rows, n, k, h, w = shape
     if k != skeleton.k:
-        raise DataError(f"heatmaps have shape {tuple(maps.shape)}: expected {skeleton.k} a step for {skeleton.name}")
-    fig, axes = plt.subplots(
-        rows, n, figsize=(width, rows * width / (n + 0.2) * h / w + 0.2), squeeze=False, layout="constrained"
-    )
+        raise DataError(f"heatmaps have shape {shape}: expected {skeleton.k} a step for {skeleton.name}")
+    height = rows * width / (n + .2) * h / w + .2
+    fig, axes = plt.subplots(rows, n, figsize=(width, height), squeeze=False, layout="constrained")
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.01, hspace=.01)
+    if vmax is None:
+        vmax = float(maps.max())
     for i, j in np.ndindex(rows, n):
-        draw_decoded(axes[i, j], maps[i, j], skeleton, vmax=float(maps.max()) if vmax is None else vmax)
-        if not i:
+        draw_decoded(axes[i, j], maps[i, j], skeleton, vmax=vmax)
+        if i == 0:
             axes[i, j].set_title(f"c = {steps[j]:+g}" if steps[j] else "mean", pad=2, fontsize=7)
-        if not j and labels is not None:
+        if j == 0 and labels is not None:
             axes[i, j].set_ylabel(labels[i], fontsize=7)
     plt.close(fig)
     return fig
@@ -222,48 +219,53 @@ def show_walk(
 # %% ../../nbs/explain/05_components.ipynb #fd9949db
 # rows to keep and rows left out, each group on one side; five draws in a row leave out every row once
 def _fifths(n, groups, draws, seed):
-    (label, units), rng = number_groups(n, groups), np.random.default_rng(seed)
+    label, units = number_groups(n, groups)
+    rng = np.random.default_rng(seed)
     for i in range(draws):
         if i % 5 == 0:
             fifth = rng.permutation(np.arange(units) % 5)[label]
         yield np.flatnonzero(fifth != i % 5), np.flatnonzero(fifth == i % 5)
 
 def reconstruction_error(
-    pca:LatentPCA,
-    x, # (n d) rows, best others than those it was made of
-    components:int,
-)->np.ndarray: # (n) squared; divided by `pca.total` a share of the variance
+    pca: LatentPCA,
+    x: object, # `Latents` or (n d), best other rows than those it was made of
+    components: int,
+) -> np.ndarray: # (n) squared; divided by `pca.total` a share of the variance
     "Squared distance of rows to what the first components rebuild of them."
     x = np.asarray(x.x if isinstance(x, Latents) else x, float)
     return (((x - pca.mean)**2).sum(1) - (pca.project(x)[:, :components]**2).sum(1)).clip(0)
 
 # %% ../../nbs/explain/05_components.ipynb #0222349b
+def _centred_rank(rows): return float(effective_rank(torch.from_numpy(rows - rows.mean(0))))
+
+def _noise_share(pca, kept): # of the variance, after the first `kept` components
+    return 1 - pca.share[min(kept, len(pca.share)) - 1] if kept else 1.
+
 def latent_noise(
-    x, # `Latents`, or (n d)
+    x: object, # `Latents`, or (n d)
     components=10, # of the truncated PCA
     *,
     groups=None, # (n) label of each row: whole groups are left out, or drawn
     draws=40, # of the jackknife, 5 or more
     seed=0,
-)->pd.DataFrame: # index measure; value, lo, hi, n
-    "Effective rank, held-out reconstruction error and share of noise, with 95 % intervals; DataError for too few samples"
+) -> pd.DataFrame: # index measure; value, lo, hi, n
+    "Effective rank, held-out reconstruction error and share of noise; `DataError` for too few samples."
     x = latent_rows(x, 2 * components + 4, f"{components} components of four fifths of them")
     whole = latent_pca(x, seed=seed)
     rows, kept = whole.scores, whole.kept # the same distances in fewer columns
-    def rank(part): return float(effective_rank(torch.from_numpy(part - part.mean(0))))
-    def noise(pca): return 1 - pca.share[min(kept, len(pca.share)) - 1] if kept else 1.
     errors, found = np.empty(len(x)), []
     for i, (most, rest) in enumerate(_fifths(len(x), groups, draws, seed)):
         part = latent_pca(rows[most], max(components, min(kept, len(most) - 1)), draws=0)
         if i < 5:
             errors[rest] = reconstruction_error(part, rows[rest], components) / (whole.total * (1 - 1 / len(x)))
-        found.append((rank(rows[most]), noise(part)))
-    (r, s), (a, b) = (rank(rows), noise(whole)), 2 * 1.96 * np.std(found, 0, ddof=1)
-    low, high = bootstrap_ci(errors, groups=groups)
-    use = np.array([r, r - a, r + a])
+        found.append((_centred_rank(rows[most]), _noise_share(part, kept)))
+    rank, noise = _centred_rank(rows), _noise_share(whole, kept)
+    half_rank, half_noise = 2 * 1.96 * np.std(found, 0, ddof=1)
+    use = np.array([rank, rank - half_rank, rank + half_rank])
     table = dict(
-        effective_rank=use, effective_rank_share=use / rows.shape[1], error=(errors.mean(), low, high),
-        noise=(s, max(s - b, 0), min(s + b, 1)),
+        effective_rank=use, effective_rank_share=use / rows.shape[1],
+        error=(errors.mean(), *bootstrap_ci(errors, groups=groups)),
+        noise=(noise, max(noise - half_noise, 0), min(noise + half_noise, 1)),
     )
     return pd.DataFrame(table, index=["value", "lo", "hi"]).T.rename_axis("measure").assign(n=len(x))
 
@@ -279,25 +281,25 @@ def _products(x):
     return k
 
 def linear_cka(
-    a, b, # `Latents`, or (n d) and (n e), of the same images
-)->float: # at most 1
-    "How far two latents place images alike, without bias; DataError for NaN, constant latents, other numbers of images, or fewer than 4"
-    k, l = (_products(latent_rows(x, 4, "an alignment")) for x in (a, b))
-    if len(k) != len(l):
-        raise DataError(f"latents of {len(k)} and of {len(l)} images: expected the same images")
-    return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
+    a: object, # `Latents`, or (n d)
+    b: object, # `Latents`, or (n e), of the same images
+) -> float: # at most 1
+    "How far two latents place images alike, without bias; `DataError` for other numbers of images, or fewer than 4."
+    first, second = (_products(latent_rows(x, 4, "an alignment")) for x in (a, b))
+    if len(first) != len(second):
+        raise DataError(f"latents of {len(first)} and of {len(second)} images: expected the same images")
+    return float((first * second).sum() / np.sqrt((first * first).sum() * (second * second).sum()))
 
 def left_out(
-    statistic, # of row numbers (m) -> a number
-    n, # rows
+    statistic: Callable, # of row numbers (m) -> a number
+    n: int, # rows
     *,
     groups=None, # (n) label of each row: whole groups are left out
     draws=40,
     seed=0,
-)->dict: # value, ci
-    "A statistic of all rows, with its 95 % interval from leaving out a fifth of them"
-    value, half = (
-        statistic(np.arange(n)),
-        2 * 1.96 * np.std([statistic(most) for most, _ in _fifths(n, groups, draws, seed)], ddof=1),
-    )
+) -> dict: # value, ci
+    "A statistic of all rows, with its 95 % interval from leaving out a fifth of them."
+    value = statistic(np.arange(n))
+    parts = [statistic(most) for most, _ in _fifths(n, groups, draws, seed)]
+    half = 2 * 1.96 * np.std(parts, ddof=1)
     return dict(value=float(value), ci=(float(value - half), float(value + half)))

@@ -19,8 +19,10 @@ __all__ = ['factor_correlations', 'plot_factors', 'cluster_factors', 'factor_sha
 
 # %% ../../nbs/explain/07_factors.ipynb #dbafe578
 def _replicates(n, groups, draws, seed): # weights (draws n): how often each row is drawn
-    (label, m), rng = number_groups(n, groups), np.random.default_rng(seed)
-    return np.stack([np.bincount(rng.integers(m, size=m), minlength=m)[label] for _ in range(draws)]).astype(float)
+    label, units = number_groups(n, groups)
+    rng = np.random.default_rng(seed)
+    drawn = [np.bincount(rng.integers(units, size=units), minlength=units)[label] for _ in range(draws)]
+    return np.stack(drawn).astype(float)
 
 def _holm(p): # adjusted p values; NaN stays NaN (Holm 1979)
     p, out = np.asarray(p, float), np.full(len(p), np.nan)
@@ -30,20 +32,24 @@ def _holm(p): # adjusted p values; NaN stays NaN (Holm 1979)
 
 # (n) values, (draws n) how often each is drawn -> (draws n) their ranks in each draw, equal values share theirs
 def _ranks(v, w):
-    order, code = np.argsort(v, kind="stable"), np.unique(v, return_inverse=True)[1]
-    mass = np.add.reduceat(w[:, order], np.searchsorted(v[order], np.unique(v)), axis=1)
+    different, code = np.unique(v, return_inverse=True)
+    order = np.argsort(v, kind="stable")
+    mass = np.add.reduceat(w[:, order], np.searchsorted(v[order], different), axis=1)
     return (mass.cumsum(1) - mass / 2)[:, code]
 
-def _spearman(a, b, w): # (n) scores, (draws n) ranks of the factor, (draws n) -> (draws)
+def _spearman(scores, ranks, w): # (n), (draws n) ranks of the factor, (draws n) -> (draws)
     def mean(v): return (w * v).sum(1, keepdims=True) / w.sum(1, keepdims=True)
-    a = _ranks(a, w)
-    a, b = a - mean(a), b - mean(b)
+    x = _ranks(scores, w)
+    x, y = x - mean(x), ranks - mean(ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (mean(a * b) / np.sqrt(mean(a * a) * mean(b * b)))[:, 0]
+        return (mean(x * y) / np.sqrt(mean(x * x) * mean(y * y)))[:, 0]
 
-def _cliff(a, b, w): # (n) members, 0 or 1 -> (draws): twice the difference of the mean ranks, in sample sizes
+# (n) 0 or 1, (draws n) ranks of the factor, (draws n) -> (draws)
+def _cliff(member, ranks, w):
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 2 * ((w * b) @ a / (w @ a) - (w * b) @ (1 - a) / (w @ (1 - a))) / w.sum(1)
+        inside = (w * ranks) @ member / (w @ member)
+        outside = (w * ranks) @ (1 - member) / (w @ (1 - member))
+        return 2 * (inside - outside) / w.sum(1) # of the mean ranks, in sample sizes
 
 # %% ../../nbs/explain/07_factors.ipynb #c912f4ff
 def _numbers(factor): # a column -> (n) float64, NaN where missing
@@ -52,70 +58,68 @@ def _numbers(factor): # a column -> (n) float64, NaN where missing
     except (TypeError, ValueError):
         raise DataError(f"factor {factor.name!r} is {factor.dtype}: expected numbers or truth values") from None
 
+def _bootstrap_p(boot, value, draws): # lo, hi, p of a measure between -1 and 1 from its replicates
+    if np.isfinite(boot).sum() <= draws / 2:
+        return np.nan, np.nan, np.nan
+    spread = np.nanstd(np.arctanh(boot.clip(-.999, .999)))
+    p = 2 * norm.sf(abs(np.arctanh(value.clip(-.999, .999))) / max(spread, 1e-12))
+    return *np.nanpercentile(boot, [2.5, 97.5]), p
+
 def _associations(columns, factors, measure, groups, draws, seed): # one row a column and factor
     n, rows = len(columns), []
     if len(factors) != n:
         raise DataError(f"factors has {len(factors)} rows: expected {n}, one a sample")
     weights = _replicates(n, groups, draws, seed)
     for name in factors:
-        f = _numbers(factors[name])
-        known = np.isfinite(f)
-        varies = known.sum() > 2 and np.ptp(f[known]) > 0
-        w = np.concatenate([np.ones((1, known.sum())), weights[:, known]])
-        ranks = _ranks(f[known], w) if varies else None
-        r = np.stack([measure(a, ranks, w) if varies else np.full(draws + 1, np.nan) for a in columns[known].T], 1)
-        fisher = np.arctanh(r.clip(-.999, .999))
-        for j in range(columns.shape[1]):
-            boot, ok = r[1:, j], np.isfinite(r[1:, j]).sum() > draws / 2
-            lo, hi = np.nanpercentile(boot, [2.5, 97.5]) if ok else (np.nan, np.nan)
-            p = 2 * norm.sf(abs(fisher[0, j]) / max(np.nanstd(fisher[1:, j]), 1e-12)) if ok else np.nan
-            rows.append((j, name, r[0, j], lo, hi, p, int(known.sum())))
+        factor = _numbers(factors[name])
+        known = np.isfinite(factor)
+        varies = known.sum() > 2 and np.ptp(factor[known]) > 0
+        w = np.concatenate([np.ones((1, known.sum())), weights[:, known]]) # first the sample itself
+        ranks = _ranks(factor[known], w) if varies else None
+        for j, column in enumerate(columns[known].T):
+            found = measure(column, ranks, w) if varies else np.full(draws + 1, np.nan)
+            rows.append((j, name, found[0], *_bootstrap_p(found[1:], found[0], draws), int(known.sum())))
     return rows
 
 # %% ../../nbs/explain/07_factors.ipynb #adee7fb0
-def _table(rows, column, value): # with the p values corrected
+def _table(rows, column, value): # with the p values corrected; strongest first
     frame = pd.DataFrame(rows, columns=[column, "factor", value, "lo", "hi", "p", "n"])
     frame["p_holm"] = _holm(frame.p)
-    return frame.sort_values(
-        [column, value], key=lambda s: s if s.name == column else -s.abs(), kind="stable"
-    ).reset_index(drop=True)
+    def key(values): return values if values.name == column else -values.abs()
+    return frame.sort_values([column, value], key=key, kind="stable").reset_index(drop=True)
 
 def factor_correlations(
-    scores, # (n m) such as those of the first components
-    factors:pd.DataFrame, # n rows, a column a factor
+    scores: np.ndarray, # (n m) such as those of the first components
+    factors: pd.DataFrame, # n rows, a column a factor
     *,
     groups=None, # (n) label of each row: whole groups are resampled
-    draws=1000,
+    draws=1000, # replicates of the bootstrap
     seed=0,
-)->pd.DataFrame: # component, factor, r, lo, hi, p, n, p_holm; strongest first
-    "Rank correlations of scores with known factors, with bootstrap intervals and Holm's correction; DataError if rows do not match"
-    return _table(
-        _associations(latent_rows(scores, 3, "a correlation"), factors, _spearman, groups, draws, seed), "component",
-        "r",
-    )
+) -> pd.DataFrame: # component, factor, r, lo, hi, p, n, p_holm (by Holm's correction); strongest first
+    "Rank correlations of scores with known factors, with bootstrap intervals; `DataError` if rows do not match."
+    rows = _associations(latent_rows(scores, 3, "a correlation"), factors, _spearman, groups, draws, seed)
+    return _table(rows, "component", "r")
 
 # %% ../../nbs/explain/07_factors.ipynb #58d75cd1
 def plot_factors(
-    table:pd.DataFrame, # of `factor_correlations` or `cluster_factors`
+    table: pd.DataFrame, # of `factor_correlations` or `cluster_factors`
     *,
     width=WIDTH, # inches
-):
-    "Associations as a table of colours, columns numbered from 1; those that survive the correction for many tests are bold."
+) -> plt.Figure: # bold: survives the correction for many tests
+    "Associations as a table of colours, columns numbered from 1."
     by, value = table.columns[0], table.columns[2]
     wide = table.pivot(index="factor", columns=by, values=value).loc[list(dict.fromkeys(table.factor))]
     sure = table.pivot(index="factor", columns=by, values="p_holm").loc[wide.index] < .05
     fig, ax = plt.subplots(figsize=(min(width, 1.5 + .48 * wide.shape[1]), .5 + .2 * len(wide)), layout="constrained")
     picture = ax.imshow(wide, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
     for i, j in np.ndindex(wide.shape):
-        v, style = (
-            wide.iat[i, j], dict(ha="center", va="center", fontsize=6.5, weight="bold" if sure.iat[i, j] else "normal"),
-        )
+        v, weight = wide.iat[i, j], "bold" if sure.iat[i, j] else "normal"
+        color = "white" if abs(v) > .7 else "black"
         if np.isfinite(v):
-            ax.text(j, i, f"{v:+.2f}", color="white" if abs(v) > .7 else "black", **style)
-    ax.set(
-        xticks=range(wide.shape[1]), xticklabels=wide.columns + 1, yticks=range(len(wide)),
-        yticklabels=[str(f).replace("_", " ") for f in wide.index], xlabel=by,
-    )
+            ax.text(j, i, f"{v:+.2f}", color=color, ha="center", va="center", fontsize=6.5, weight=weight)
+    names = [str(factor).replace("_", " ") for factor in wide.index]
+    ax.set(xticks=range(wide.shape[1]), xticklabels=wide.columns + 1, yticks=range(len(wide)), yticklabels=names)
+    ax.set_xlabel(by)
     ax.tick_params(length=0)
     fig.colorbar(picture, ax=ax, label="effect" if value == "delta" else value, ticks=[-1, 0, 1], shrink=.9)
     plt.close(fig)
@@ -123,57 +127,58 @@ def plot_factors(
 
 # %% ../../nbs/explain/07_factors.ipynb #1497e6cf
 def cluster_factors(
-    labels, # (n) or `LatentClusters`
-    factors:pd.DataFrame, # n rows, a column a factor
+    labels: object, # (n) or `LatentClusters`
+    factors: pd.DataFrame, # n rows, a column a factor
     *,
     groups=None, # (n) label of each row: whole groups are resampled
-    draws=1000,
+    draws=1000, # replicates of the bootstrap
     seed=0,
-)->pd.DataFrame: # cluster, factor, delta, lo, hi, p, n, p_holm, inside, outside; strongest first
-    "How the members of each cluster differ from the rest, with mean values, effect size, bootstrap interval and Holm's correction"
+) -> pd.DataFrame: # cluster, factor, delta, lo, hi, p, n, p_holm, mean inside, mean outside; strongest first
+    "How the members of each cluster differ from the rest, with bootstrap intervals; `DataError` if rows do not match."
     labels = np.asarray(labels.labels if isinstance(labels, LatentClusters) else labels)
-    members = (labels[:, None] == np.unique(labels)).astype(float)
+    names = np.unique(labels)
+    members = (labels[:, None] == names).astype(float)
     table = _table(_associations(members, factors, _cliff, groups, draws, seed), "cluster", "delta")
-    means = [
-        (factors[f][labels == np.unique(labels)[c]].mean(), factors[f][labels != np.unique(labels)[c]].mean())
-        for c, f in zip(table.cluster, table.factor)
-    ]
-    return table.assign(inside=[a for a, _ in means], outside=[b for _, b in means])
+    inside, outside = [], []
+    for cluster, name in zip(table.cluster, table.factor):
+        member = labels == names[cluster]
+        inside.append(factors[name][member].mean())
+        outside.append(factors[name][~member].mean())
+    return table.assign(inside=inside, outside=outside)
 
 # %% ../../nbs/explain/07_factors.ipynb #b38fc9c1
 def _between(v, labels): # (n), (n) -> adjusted share of the variance of the ranks between the labels
     ranks, code = rankdata(v), np.unique(labels, return_inverse=True)[1]
-    if np.ptp(ranks) == 0 or len(ranks) <= (count := np.bincount(code)).size:
+    count = np.bincount(code)
+    if np.ptp(ranks) == 0 or len(ranks) <= len(count):
         return np.nan
     within = ((ranks - (np.bincount(code, ranks) / count)[code])**2).sum() / (len(ranks) - len(count))
     return 1 - within / ranks.var(ddof=1)
 
 def factor_shares(
-    labels, # (n) or `LatentClusters`
-    factors:pd.DataFrame, # n rows, a column a factor
+    labels: object, # (n) or `LatentClusters`
+    factors: pd.DataFrame, # n rows, a column a factor
     *,
     groups=None, # (n) label of each row: whole groups are left out
-    draws=40,
+    draws=40, # of the jackknife
     seed=0,
-)->pd.DataFrame: # factor, share, lo, hi, p, n, p_holm; largest first, NaN for a factor that is the same everywhere
-    "How much the clusters tell about each factor, 0 by chance and 1 if all; DataError if rows do not match"
+) -> pd.DataFrame: # factor, share, lo, hi, p, n, p_holm; largest first, NaN for a factor that is the same everywhere
+    "How much the clusters tell about each factor, 0 by chance and 1 if all; `DataError` if rows do not match."
     labels = np.asarray(labels.labels if isinstance(labels, LatentClusters) else labels)
     if len(factors) != len(labels):
         raise DataError(f"factors has {len(factors)} rows: expected {len(labels)}, one a sample")
     rows = []
     for name in factors:
-        known = np.flatnonzero(np.isfinite(f := _numbers(factors[name])))
-        found = (
-            left_out(
-                lambda part: _between(f[known[part]], labels[known[part]]), len(known),
-                groups=None if groups is None else np.asarray(groups)[known], draws=draws, seed=seed,
-            )
-            if len(known) > 4
-            else dict(value=np.nan, ci=(np.nan, np.nan))
-        )
-        k = len(np.unique(labels[known]))
-        rows.append(
-            (name, found["value"], *found["ci"], chi2.sf(found["value"] * (len(known) - k) + k - 1, k - 1), len(known))
-        )
+        factor = _numbers(factors[name])
+        known = np.flatnonzero(np.isfinite(factor))
+        own, n = labels[known], len(known)
+        share, interval = np.nan, (np.nan, np.nan)
+        if n > 4:
+            def statistic(part): return _between(factor[known[part]], own[part])
+            units = None if groups is None else np.asarray(groups)[known]
+            found = left_out(statistic, n, groups=units, draws=draws, seed=seed)
+            share, interval = found["value"], found["ci"]
+        k = len(np.unique(own))
+        rows.append((name, share, *interval, chi2.sf(share * (n - k) + k - 1, k - 1), n))
     table = pd.DataFrame(rows, columns=["factor", "share", "lo", "hi", "p", "n"])
     return table.assign(p_holm=_holm(table.p)).sort_values("share", ascending=False, ignore_index=True)

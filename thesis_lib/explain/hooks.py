@@ -4,12 +4,11 @@
 
 # %% ../../nbs/explain/01_hooks.ipynb #d4666e02
 from __future__ import annotations
+import torch
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
-
-import torch
 from torch import nn
-
 from ..core.errors import DataError
 
 # %% auto #0
@@ -17,49 +16,46 @@ __all__ = ['find_layer', 'undisturbed', 'captured', 'replaced']
 
 # %% ../../nbs/explain/01_hooks.ipynb #920f4d4e
 def find_layer(
-    model:nn.Module,
-    name:str, # such as "features.norm5" or "blocks.-1.norm1"
-)->nn.Module:
-    "The submodule of that name; DataError for a name that the model does not have"
+    model: nn.Module,
+    name: str, # such as "features.norm5" or "blocks.-1.norm1"
+) -> nn.Module:
+    "The submodule of that name; `DataError` for a name that the model does not have."
     module = model
     for part in name.split("."):
         children = dict(module.named_children())
         if part.startswith("-") and part[1:].isdigit() and int(part[1:]) <= len(children):
             part = list(children)[int(part)]
         if part not in children:
-            near = get_close_matches(name, [n for n, _ in model.named_modules() if n], 3)
-            raise DataError(
-                f"layer {name!r}: no such layer in {type(model).__name__}"
-                + f"; near it are {', '.join(near)}" * bool(near)
-            )
+            near = get_close_matches(name, [known for known, _ in model.named_modules() if known], 3)
+            hint = f"; near it are {', '.join(near)}" if near else ""
+            raise DataError(f"layer {name!r}: no such layer in {type(model).__name__}" + hint)
         module = children[part]
     return module
 
 # %% ../../nbs/explain/01_hooks.ipynb #93a72006
 @contextmanager
 def undisturbed(
-    model:nn.Module,
-):
-    "Evaluation mode, parameters frozen, nothing in place, while the block lasts; modes, gradients and flags come back as they were"
-    modes, params = (
-        [(m, m.training) for m in model.modules()], [(p, p.requires_grad, p.grad) for p in model.parameters()],
-    )
-    inplace = [m for m in model.modules() if getattr(m, "inplace", False)]
+    model: nn.Module,
+) -> Iterator: # modes, gradients and flags come back as they were
+    "Evaluation mode, parameters frozen and nothing in place, while the block lasts."
+    modes = [(module, module.training) for module in model.modules()]
+    params = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    inplace = [module for module in model.modules() if getattr(module, "inplace", False)]
     try:
         model.eval()
         for p, _, _ in params:
             p.requires_grad_(False)
-        for m in inplace:
-            m.inplace = False
+        for module in inplace:
+            module.inplace = False
         yield
     finally:
-        for m, mode in modes:
-            m.training = mode
+        for module, mode in modes:
+            module.training = mode
         for p, need, grad in params:
             p.requires_grad_(need)
             p.grad = grad
-        for m in inplace:
-            m.inplace = True
+        for module in inplace:
+            module.inplace = True
 
 # %% ../../nbs/explain/01_hooks.ipynb #8ffb0482
 def _tensor(x, name): # the output of a layer
@@ -69,11 +65,11 @@ def _tensor(x, name): # the output of a layer
 
 @contextmanager
 def captured(
-    model:nn.Module,
-    *layers:str, # names, see `find_layer`
-    inputs=False # keep (*inputs, output) of each call
-): # dict: name -> list of the outputs of the latest pass, one a call of the layer
-    "What layers give, while the block lasts; DataError for an unknown layer, or one whose output is not a tensor"
+    model: nn.Module,
+    *layers: str, # names, see `find_layer`
+    inputs=False, # keep (*inputs, output) of each call
+) -> Iterator: # dict: name -> list of the outputs of the latest pass, one a call of the layer
+    "What layers give, while the block lasts; `DataError` for an unknown layer, or one whose output is not a tensor."
     kept = {name: [] for name in layers}
     def keep(name):
         def hook(module, given, output):
@@ -81,7 +77,9 @@ def captured(
             output = _tensor(output, name).detach()
             kept[name].append((*given, output) if inputs else output)
         return hook
-    def start(*_): [calls.clear() for calls in kept.values()]
+    def start(*_):
+        for calls in kept.values():
+            calls.clear()
     with ExitStack() as stack:
         modules = {name: find_layer(model, name) for name in layers}
         stack.callback(model.register_forward_pre_hook(start).remove)
@@ -92,18 +90,17 @@ def captured(
 # %% ../../nbs/explain/01_hooks.ipynb #d5f90500
 @contextmanager
 def replaced(
-    model:nn.Module,
-    outputs:dict, # name of a layer -> tensor (b ..) or (1 ..), or a function of what the layer gave
-):
-    "Other outputs in the place of those of some layers, while the block lasts; DataError for an unknown layer or a tensor that does not fit"
+    model: nn.Module,
+    outputs: dict, # name of a layer -> tensor (b ..) or (1 ..), or a function of what the layer gave
+) -> Iterator:
+    "Other outputs in the place of some layers', while the block lasts; `DataError` for a tensor that does not fit."
     def put(name, new):
         def hook(module, inputs, output):
             old = _tensor(output, name)
             given = _tensor(new(old) if callable(new) else new, name).to(old)
             if given.dim() != old.dim() or len(given) not in (1, len(old)) or given.shape[1:] != old.shape[1:]:
-                raise DataError(
-                    f"layer {name!r} gives {tuple(old.shape)}: cannot be replaced by a tensor of shape {tuple(given.shape)}"
-                )
+                wrong = f"cannot be replaced by a tensor of shape {tuple(given.shape)}"
+                raise DataError(f"layer {name!r} gives {tuple(old.shape)}: {wrong}")
             return given.expand_as(old)
         return hook
     with ExitStack() as stack:

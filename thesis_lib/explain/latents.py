@@ -7,8 +7,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from torch import nn
 from ..core.errors import DataError
 from .hooks import captured, replaced, undisturbed
 
@@ -19,18 +21,17 @@ __all__ = ['Latents', 'extract_latents', 'mean_outputs', 'decode_latents', 'late
 @dataclass
 class Latents:
     "What a layer gave for many images: a row each, and the shape of one."
-    x: np.ndarray          # (n d) float32
-    shape: tuple           # of one latent, such as (c h w)
+    x: np.ndarray        # (n d) float32
+    shape: tuple         # of one latent, such as (c h w)
     layer: str
-    pooled: bool = False   # averaged over a coarser grid: nothing can be decoded from it
+    pooled: bool = False # averaged over a coarser grid: nothing can be decoded from it
 
-    def maps(self, rows) -> torch.Tensor: # (m d) -> (m *shape)
-        "Rows in the shape of the layer's output; DataError if they are of another length."
+    def maps(self, rows: np.ndarray) -> torch.Tensor: # (m d) -> (m *shape)
+        "Rows in the shape of the layer's output; `DataError` if they are of another length."
         rows = np.atleast_2d(np.asarray(rows, np.float32))
-        if rows.ndim != 2 or rows.shape[1] != np.prod(self.shape):
-            raise DataError(
-                f"rows have shape {rows.shape}: expected (m, {np.prod(self.shape)}), the size of layer {self.layer!r}"
-            )
+        size = np.prod(self.shape)
+        if rows.ndim != 2 or rows.shape[1] != size:
+            raise DataError(f"rows have shape {rows.shape}: expected (m, {size}), the size of layer {self.layer!r}")
         return torch.from_numpy(rows).reshape(-1, *self.shape)
 
 @contextmanager
@@ -38,7 +39,8 @@ def _listening(model, layers): # a function of one batch that gives what the lay
     device = next(model.parameters()).device
     with undisturbed(model), torch.no_grad(), captured(model, *layers) as kept:
         def run(batch):
-            model((batch if isinstance(batch, torch.Tensor) else batch[0]).to(device))
+            images = batch if isinstance(batch, torch.Tensor) else batch[0]
+            model(images.to(device))
             for name, calls in kept.items():
                 if len(calls) != 1:
                     raise DataError(f"layer {name!r} runs {len(calls)} times a pass: expected once")
@@ -47,13 +49,13 @@ def _listening(model, layers): # a function of one batch that gives what the lay
 
 # %% ../../nbs/explain/04_latents.ipynb #ef6e811c
 def extract_latents(
-    model,
-    layer:str, # name, see `hooks.find_layer`
-    batches, # of images (b c h w), or of tuples that begin with them
+    model: nn.Module,
+    layer: str, # name, see `hooks.find_layer`; it must run once a pass
+    batches: Iterable, # of images (b c h w), or of tuples that begin with them
     *,
     pool=None, # (w, h): average the map over a grid of this size
-)->Latents:
-    "What a layer gives for every image; DataError for an unknown layer, one that runs more than once, NaN, or no batch at all"
+) -> Latents:
+    "What a layer gives for every image; `DataError` for an unknown layer, NaN, or no batch at all."
     rows = []
     with _listening(model, [layer]) as run:
         for batch in batches:
@@ -64,9 +66,8 @@ def extract_latents(
                 z = F.adaptive_avg_pool2d(z, pool[::-1])
             bad = (~z.flatten(1).isfinite().all(1)).nonzero()
             if len(bad):
-                raise DataError(
-                    f"layer {layer!r} gives NaN or infinity for image {sum(map(len, rows)) + int(bad[0])}: expected finite numbers"
-                )
+                i = sum(map(len, rows)) + int(bad[0])
+                raise DataError(f"layer {layer!r} gives NaN or infinity for image {i}: expected finite numbers")
             rows.append(z.flatten(1).cpu().numpy())
     if not rows:
         raise DataError("batches: expected at least one, got none")
@@ -74,11 +75,11 @@ def extract_latents(
 
 # %% ../../nbs/explain/04_latents.ipynb #d3bc97f7
 def mean_outputs(
-    model,
-    layers, # names
-    batches, # as in `latents`
-)->dict: # name -> (1 ..)
-    "Mean over all images of what layers give, for `decode_latents`; DataError as in `latents`"
+    model: nn.Module,
+    layers: list, # names
+    batches: Iterable, # as in `extract_latents`
+) -> dict: # name -> (1 ..)
+    "Mean over all images of what layers give, for `decode_latents`; `DataError` as in `extract_latents`."
     total, n = {}, 0
     if not layers:
         return {}
@@ -92,18 +93,23 @@ def mean_outputs(
     return {name: (t / n).float() for name, t in total.items()}
 
 # %% ../../nbs/explain/04_latents.ipynb #96b8065a
+def _one_stack(output, stack): # of a network that answers once a stack: a list of (b k h w), or (b s k h w)
+    if isinstance(output, (list, tuple)):
+        return output[stack]
+    return output[:, stack] if output.dim() == 5 else output
+
 @torch.no_grad()
 def decode_latents(
-    model,
-    z:Latents, # where rows belong
-    rows, # (m d)
-    image, # (c h w) what the rest of the network sees
+    model: nn.Module,
+    z: Latents, # where rows belong
+    rows: np.ndarray, # (m d)
+    image: torch.Tensor, # (c h w) what the rest of the network sees
     *,
     others=None, # name of a layer -> (1 ..) put in its place too
     stack=-1, # of a network that answers once a stack
     batch_size=64,
-)->torch.Tensor: # (m k h w), on the CPU
-    "What the network paints from given latents; DataError for rows of another length, pooled latents, or an image of another shape"
+) -> torch.Tensor: # (m k h w), on the CPU
+    "What the network paints from given latents; `DataError` for pooled latents, other rows, or another image."
     if z.pooled:
         raise DataError(f"latents of layer {z.layer!r} are pooled: nothing can be decoded from them")
     if image.dim() != 3:
@@ -112,16 +118,17 @@ def decode_latents(
     with undisturbed(model):
         for maps in z.maps(rows).split(batch_size):
             with replaced(model, {**(others or {}), z.layer: maps}):
-                out = model(image.to(device).expand(len(maps), *image.shape))
-            painted.append(
-                (out[stack] if isinstance(out, (list, tuple)) else out[:, stack] if out.dim() == 5 else out)
-                .float()
-                .cpu()
-            )
+                output = model(image.to(device).expand(len(maps), *image.shape))
+            painted.append(_one_stack(output, stack).float().cpu())
     return torch.cat(painted)
 
 # %% ../../nbs/explain/04_latents.ipynb #970acb4c
-def latent_rows(x, least, what): # checked rows (n d) float64
+def latent_rows(
+    x: object, # `Latents`, or an array (n d)
+    least: int, # rows
+    what: str, # they are for, for the message
+) -> np.ndarray: # (n d) float64
+    "Checked rows of latents; `DataError` for another shape, NaN, too few rows, or rows that are all the same."
     x = np.asarray(x.x if isinstance(x, Latents) else x, float)
     if x.ndim != 2 or not x.size:
         raise DataError(f"latents have shape {x.shape}: expected (n, d), a row an image")
@@ -134,7 +141,11 @@ def latent_rows(x, least, what): # checked rows (n d) float64
         raise DataError(f"latents are constant: all {len(x)} samples are the same")
     return x
 
-def number_groups(n, groups): # (n) number of the group of each row, how many groups
+def number_groups(
+    n: int, # rows
+    groups: object, # (n) label of each row; None: each row is a group
+) -> tuple: # (n) number of each row's group, 0 .., and how many groups there are
+    "Groups of rows as numbers; `DataError` for another number of labels."
     label = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if label.shape != (n,):
         raise DataError(f"groups: expected {n}, one a row, got shape {label.shape}")

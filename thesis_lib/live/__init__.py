@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/live/00_init.ipynb #06ddb203
+# %% ../../nbs/live/00_init.ipynb #b7f61169
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

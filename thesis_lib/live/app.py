@@ -50,7 +50,7 @@ class LiveClassifier:
         self.size, self.aspect, self.buffer = size, 1., deque(maxlen=frames)
 
     def begin(self, size): # (w, h)
-        "Forget what was seen, and prepare for pictures of another shape than the training's: landmarks are shares of the picture, so a body in a wider one looks narrower."
+        "Forget what was seen, and prepare for pictures of another shape than the training's."
         self.buffer.clear()
         self.aspect = size[1] * self.size[0] / (size[0] * self.size[1]) if self.size else 1.
 
@@ -202,7 +202,7 @@ def play(
     strip=96,       # height of the strip, pixels
     pace=False      # no faster than the video
 ) -> Playback:
-    "Landmarks, classes and pictures of a video; `DataError` of the video or of the source, after what came before it was shown."
+    "Landmarks, classes and pictures of a video; `DataError` of video or source after what came before it."
     w, h = (round(s * min(1, side / max(video.size))) for s in video.size)
     classifier.begin(video.size)
     below, rows, first = Strip(classifier.classes, (w, strip)), [], None
@@ -279,7 +279,8 @@ class Page:
 
 # %% ../../nbs/live/04_app.ipynb #d53af266
 _HTML = b"""<!doctype html><html lang=en><meta charset=utf-8><title>thesis_lib live</title>
-<body style="margin:0;background:#262626;text-align:center"><img src=/stream alt="skeleton and class probabilities" style="max-width:100%;max-height:100vh">"""
+<body style="margin:0;background:#262626;text-align:center">
+<img src=/stream alt="skeleton and class probabilities" style="max-width:100%;max-height:100vh">"""
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -350,7 +351,8 @@ def load_classifier(
     weights, size = folder/"checkpoint"/f"part{part}"/"weights.pt", SIZE if p["dataset"] == "recordings" else None
     if not weights.exists():
         raise DataError(
-            f"{folder}: has no network of part {part} (checkpoint/part{part}/weights.pt); train it anew with: make reproduce"
+            f"{folder}: has no network of part {part} (checkpoint/part{part}/weights.pt); train it anew with: "
+            "make reproduce"
         )
     deviation, mean = torch.std_mean(x, (0, 1)) if p["standardise"] else (torch.ones(132), torch.zeros(132))
     network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"])
@@ -396,7 +398,8 @@ def main(argv=None) -> int: # exit code
         with open_video(a.video) as video, MediaPipePose() as source:
             print(video)
             print(
-                f"classifier trained on {'synthetic recordings' if data == 'recordings' else data}: {', '.join(classifier.classes)}"
+                f"classifier trained on {'synthetic recordings' if data == 'recordings' else data}: "
+                f"{', '.join(classifier.classes)}"
             )
             back = play(video, source, classifier, out=a.out) if a.out else _serve(video, source, classifier, a.port)
     except KeyboardInterrupt:

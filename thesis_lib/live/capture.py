@@ -4,24 +4,33 @@
 
 # %% ../../nbs/live/02_capture.ipynb #e703c839
 from __future__ import annotations
-import argparse, itertools, math, os, re, subprocess, sys, tempfile
+import argparse
+import cv2
+import itertools
+import math
+import numpy as np
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import thesis_lib
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
-import cv2, numpy as np
 from matplotlib.colors import to_rgb
-import thesis_lib
+from pathlib import Path
+from ..core.console import progress
 from ..core.errors import DataError
 from ..core.files import write_atomic
 from ..core.paths import root
-from ..core.console import progress
 from ..core.record import quiet_stderr
 from .mediapipe_worker import receive_landmarks, send_frame
 from ..plots.skeletons import bone_color
 from ..schemas.landmarks import HEADER, Recording, format_row, read_recording
-from ..skeletons import BLAZEPOSE33
 from ..schemas.videos import PICTURES, natural
+from ..skeletons import BLAZEPOSE33
+from typing import Protocol
 
 # %% auto #0
 __all__ = ['Video', 'open_video', 'blank_video', 'VideoWriter', 'LandmarkSource', 'Replay', 'shrink', 'MediaPipePose',
@@ -30,8 +39,15 @@ __all__ = ['Video', 'open_video', 'blank_video', 'VideoWriter', 'LandmarkSource'
 # %% ../../nbs/live/02_capture.ipynb #310d8dfc
 class Video:
     "Frames in order: iterate for (number, frame (h w 3) uint8 RGB)."
-    def __init__(self, name, frames, size, fps=30., n=None, *, live=False, close=lambda: None):
-        # size (w, h); n None: not known
+    def __init__(self,
+        name: object,     # for messages
+        frames: Callable, # () -> iterator of frames
+        size: tuple,      # (w, h)
+        fps=30.,
+        n=None,           # number of frames; None: not known
+        *, live=False,    # from a camera
+        close=lambda: None
+    ):
         self.name, self.size, self.n, self.live, self.close = str(name), size, n, live, close
         self.fps = float(fps) if fps and math.isfinite(fps) and fps > 0 else 30.
         self._frames = frames
@@ -40,10 +56,11 @@ class Video:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
     def __repr__(self):
-        return f"{self.name}: {self.size[0]} x {self.size[1]}, {self.fps:g} frames/s, {'camera' if self.live else f'{self.n} frames'}"
+        length = "camera" if self.live else f"{self.n} frames"
+        return f"{self.name}: {self.size[0]} x {self.size[1]}, {self.fps:g} frames/s, {length}"
 
 def open_video(
-    what # file, folder of frames (natural order), or number of a camera
+    what: int | str | Path # file, folder of frames (natural order), or number of a camera
 ) -> Video:
     "Open a video; `DataError` if it is not there or cannot be decoded, and on iteration if it ends early."
     if isinstance(what, int) or (str(what).isdigit() and not Path(what).exists()):
@@ -54,7 +71,8 @@ def open_video(
     return _folder(path) if path.is_dir() else _file(path)
 
 # %% ../../nbs/live/02_capture.ipynb #14f1fb16
-def _shape(capture): return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+def _size(capture) -> tuple: # (w, h)
+    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
 def _read(capture):
     while True:
@@ -63,30 +81,36 @@ def _read(capture):
             return
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
-def _file(path):
+def _file(path) -> Video:
     with quiet_stderr():
         capture = cv2.VideoCapture(str(path))
-    size, n = _shape(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    size, n = _size(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if not capture.isOpened() or min(size) < 1:
         raise DataError(f"{path}: cannot be decoded, expected a video that FFmpeg reads and that is whole")
     n = n if n > 0 else None
     def frames():
-        i, again = -1, cv2.VideoCapture(str(path))
-        for i, frame in enumerate(_read(again)):
+        last, again = -1, cv2.VideoCapture(str(path))
+        for last, frame in enumerate(_read(again)):
             yield frame
         again.release()
-        if n and i + 1 < n - max(1, .01 * n):
-            raise DataError(f"{path}: ends after {i + 1} of {n} frames") # some headers are off by one or two
+        if n and last + 1 < n - max(1, .01 * n): # some headers are off by one or two
+            raise DataError(f"{path}: ends after {last + 1} of {n} frames")
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     return Video(path.name, frames, size, fps, n)
 
 # %% ../../nbs/live/02_capture.ipynb #f3d6924e
-def blank_video(n, size=(480, 480), fps=30., shade=215) -> Video:
+def blank_video(
+    n: int, # frames
+    size=(480, 480), # (w, h)
+    fps=30.,
+    shade=215 # of grey
+) -> Video:
     "A video of `n` equal frames of one grey: a canvas for a recording without its video."
-    return Video("blank", lambda: (np.full((*size[::-1], 3), shade, np.uint8) for _ in range(n)), size, fps, n)
+    def frames(): return (np.full((*size[::-1], 3), shade, np.uint8) for _ in range(n))
+    return Video("blank", frames, size, fps, n)
 
-def _camera(number):
+def _camera(number) -> Video:
     with quiet_stderr():
         capture = cv2.VideoCapture(number)
     if not capture.isOpened():
@@ -96,45 +120,50 @@ def _camera(number):
     def frames():
         yield from _read(capture)
         raise DataError(f"camera {number}: gives no more frames; was it unplugged?")
-    return Video(
-        f"camera {number}", frames, _shape(capture), capture.get(cv2.CAP_PROP_FPS), live=True, close=capture.release
-    )
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return Video(f"camera {number}", frames, _size(capture), fps, live=True, close=capture.release)
 
 # %% ../../nbs/live/02_capture.ipynb #b0c1c3f3
-def _picture(path, size=None):
+def _picture(path, size=None) -> np.ndarray: # size (w, h) that it must have
     frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if frame is None:
         raise DataError(f"{path}: cannot be decoded, expected a picture")
-    if size and frame.shape[1::-1] != size:
-        raise DataError(
-            f"{path}: {frame.shape[1]} x {frame.shape[0]} pixels, expected {size[0]} x {size[1]} like the first frame"
-        )
+    h, w = frame.shape[:2]
+    if size and (w, h) != size:
+        raise DataError(f"{path}: {w} x {h} pixels, expected {size[0]} x {size[1]} like the first frame")
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
-def _folder(folder):
-    paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=natural)
+def _folder(folder) -> Video:
+    paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in PICTURES), key=natural)
     if not paths:
         raise DataError(f"{folder}: holds no frames, expected files that end in {', '.join(PICTURES)}")
-    size = _picture(paths[0]).shape[1::-1]
-    return Video(folder.name, lambda: (_picture(p, size) for p in paths), size, n=len(paths))
+    h, w = _picture(paths[0]).shape[:2]
+    def frames(): return (_picture(path, (w, h)) for path in paths)
+    return Video(folder.name, frames, (w, h), n=len(paths))
 
 # %% ../../nbs/live/02_capture.ipynb #21d67a11
 class VideoWriter:
     "Frames to a video file; use as a context manager. `DataError` if it cannot be written."
-    def __init__(self, path, size, fps=30.):
-        self.path, self.size, self.n = Path(path), tuple(s - s % 2 for s in size), 0
+    def __init__(self,
+        path: Path | str, # .webm, or .mp4
+        size: tuple,      # (w, h); odd sizes lose a pixel
+        fps=30.
+    ):
+        self.path, self.size, self.n = Path(path), tuple(side - side % 2 for side in size), 0
         self.part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         code = cv2.VideoWriter_fourcc(*("VP80" if self.path.suffix == ".webm" else "mp4v"))
         with quiet_stderr():
             self.writer = cv2.VideoWriter(str(self.part), code, fps, self.size)
         if not self.writer.isOpened():
-            raise DataError(
-                f"{path}: the video could not be opened for writing; is its folder there, does its name end in .webm or .mp4?"
-            )
+            question = "is its folder there, does its name end in .webm or .mp4?"
+            raise DataError(f"{path}: the video could not be opened for writing; {question}")
 
-    def write(self, frame): # (h w 3) uint8 RGB
+    def write(self,
+        frame: np.ndarray # (h w 3) uint8 RGB
+    ) -> None:
         "Add a frame; an odd last row or column is cut off."
-        self.writer.write(cv2.cvtColor(np.ascontiguousarray(frame[:self.size[1], :self.size[0]]), cv2.COLOR_RGB2BGR))
+        w, h = self.size
+        self.writer.write(cv2.cvtColor(np.ascontiguousarray(frame[:h, :w]), cv2.COLOR_RGB2BGR))
         self.n += 1
 
     def __enter__(self): return self
@@ -151,34 +180,58 @@ class VideoWriter:
 # %% ../../nbs/live/02_capture.ipynb #12250f6d
 class LandmarkSource(Protocol):
     "What finds landmarks: frames in order, one person."
-    def detect(self, frame): ... # (h w 3) uint8 RGB -> (33 4) float32 or None
-    def close(self): ...
+    def detect(self, frame: np.ndarray) -> np.ndarray | None: # (h w 3) uint8 RGB -> (33 4) float32
+        "The landmarks of the next frame; None where there is no person."
+    def close(self) -> None:
+        "End what is open."
 
 class Replay:
-    "The landmarks of a recording, for frames of the same number: the first call answers for frame `first`, the next one for the frame after it."
+    "The landmarks of a recording in place of a model: the first call answers for frame `first`, and so on."
     def __init__(self, recording: Recording, first=0):
-        self._rows, self._number = dict(zip(recording.frame.tolist(), recording.landmarks)), itertools.count(first)
-    def detect(self, frame): return self._rows.get(next(self._number))
-    def close(self): pass
+        self._rows = dict(zip(recording.frame.tolist(), recording.landmarks))
+        self._number = itertools.count(first)
+    def detect(self, frame: np.ndarray) -> np.ndarray | None: # (33 4), or None where the recording has no row
+        "The landmarks of the next number; the frame is not looked at."
+        return self._rows.get(next(self._number))
+    def close(self) -> None:
+        "Nothing is open."
 
 def shrink(
-    frame, # (h w 3) uint8
-    side   # pixels
-): # (h' w' 3), contiguous
-    "The frame with its longer side at most `side`: the mean of whole blocks of pixels, then between pixels; ten times as fast as the exact mean of the area."
+    frame: np.ndarray, # (h w 3) uint8
+    side: int          # pixels
+) -> np.ndarray: # (h' w' 3), contiguous; ten times as fast as the exact mean of the area
+    "The frame with its longer side at most `side`: the mean of whole blocks of pixels, then between pixels."
     scale = side / max(frame.shape[:2])
     if scale >= 1:
         return np.ascontiguousarray(frame)
     (h, w), block = frame.shape[:2], int(1 / scale)
     if block > 1:
-        frame = cv2.resize(
-            frame[: h - h % block, : w - w % block], (w // block, h // block), interpolation=cv2.INTER_AREA
-        )
+        whole = frame[:h - h % block, :w - w % block]
+        frame = cv2.resize(whole, (w // block, h // block), interpolation=cv2.INTER_AREA)
     return cv2.resize(frame, (max(1, round(scale * w)), max(1, round(scale * h))), interpolation=cv2.INTER_LINEAR)
 
 # %% ../../nbs/live/02_capture.ipynb #01d9d46d
+def _last_words(said, code) -> str: # of a process that failed: the last error among its lines, else its exit code
+    said.seek(0)
+    lines = said.read().decode(errors="replace").split("\n")
+    errors = [line.strip() for line in lines if re.match(r"\w*(Error|Exception)\b", line)]
+    return errors[-1][:200] if errors else f"exit code {code}"
+
+def _end(process) -> None:
+    for pipe in (process.stdin, process.stdout):
+        try:
+            pipe.close()
+        except OSError:
+            pass # it is gone already
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+# %% ../../nbs/live/02_capture.ipynb #43847c53
 class MediaPipePose:
-    "MediaPipe Pose in a process of its own; `DataError` if its environment is missing or the process ends. Use as a context manager, or call `close`."
+    "MediaPipe Pose in a process of its own, a context manager; `DataError` if it is missing or ends."
     def __init__(self,
         model_complexity=1, # 1: the full model; 0 and 2 are fetched from the network by MediaPipe
         *, min_detection=.5, min_tracking=.5, # confidences
@@ -188,9 +241,8 @@ class MediaPipePose:
         python = Path(python or root()/".venv-landmarks"/"bin"/"python")
         if not python.exists():
             raise DataError(f"{python}: MediaPipe has no environment yet; set it up with: make landmarks")
-        worker, self.side, self._said = (
-            Path(thesis_lib.__file__).parent / "live" / "mediapipe_worker.py", side, tempfile.TemporaryFile(),
-        )
+        worker = Path(thesis_lib.__file__).parent/"live"/"mediapipe_worker.py"
+        self.side, self._said = side, tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [python, "-I", worker, *map(str, (model_complexity, min_detection, min_tracking))], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._said,
@@ -200,7 +252,9 @@ class MediaPipePose:
         if self.process.stdout.read(1) != b"R":
             self._lost()
 
-    def detect(self, frame): # (h w 3) uint8 RGB -> (33 4) float32 or None
+    def detect(self,
+        frame: np.ndarray # (h w 3) uint8 RGB
+    ) -> np.ndarray | None: # (33 4) float32, or None where there is no person
         "Landmarks of the next frame."
         try:
             send_frame(self.process.stdin, shrink(frame, self.side))
@@ -208,62 +262,47 @@ class MediaPipePose:
         except (OSError, EOFError, ValueError):
             self._lost()
 
-    def _lost(self): # what the process said last
+    def _lost(self):
         self.close()
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").split("\n")
-        last = next(
-            (line.strip() for line in reversed(lines) if re.match(r"\w*(Error|Exception)\b", line)),
-            f"exit code {self.process.returncode}",
-        )
-        raise DataError(
-            f"the MediaPipe process has ended ({last[:200]}); set its environment up anew with: make landmarks"
-        )
+        last = _last_words(self._said, self.process.returncode)
+        raise DataError(f"the MediaPipe process has ended ({last}); set its environment up anew with: make landmarks")
 
-    def close(self):
-        for pipe in (self.process.stdin, self.process.stdout):
-            try:
-                pipe.close()
-            except OSError:
-                pass # it is gone already
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+    def close(self) -> None:
+        "End the process."
+        _end(self.process)
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
 # %% ../../nbs/live/02_capture.ipynb #99be1078
-_COLOURS = [tuple(int(255 * c) for c in to_rgb(bone_color(BLAZEPOSE33, a, b))) for a, b in BLAZEPOSE33.bones]
+def _bone_colour(start, end) -> tuple: # RGB, 0 .. 255
+    return tuple(int(255 * c) for c in to_rgb(bone_color(BLAZEPOSE33, start, end)))
+
+_COLOURS = [_bone_colour(*bone) for bone in BLAZEPOSE33.bones]
 
 def draw_landmarks(
-    frame,        # (h w 3) uint8, is drawn into
-    landmarks,    # (33 4), or None: nothing
-    *, hidden=.5  # visibility below which a joint is left out
-): # the frame
+    frame: np.ndarray,            # (h w 3) uint8, is drawn into
+    landmarks: np.ndarray | None, # (33 4); None: nothing is drawn
+    *, hidden=.5                  # visibility below which a joint is left out
+) -> np.ndarray: # the frame
     "Draw a skeleton into a frame."
     if landmarks is None:
         return frame
     h, w = frame.shape[:2]
-    # eighths of pixels
-    points, seen, thick = (
-        np.round(landmarks[:, :2] * (w * 8, h * 8)).astype(int), landmarks[:, 3] >= hidden, max(2, round(h / 200)),
-    )
-    lines = [
-        (points[a].tolist(), points[b].tolist(), c)
-        for (a, b), c in zip(BLAZEPOSE33.bones, _COLOURS)
-        if seen[a] and seen[b]
-    ]
-    for a, b, _ in lines:
-        cv2.line(frame, a, b, (255, 255, 255), thick + 2, cv2.LINE_AA, 3)
-    for a, b, colour in lines:
-        cv2.line(frame, a, b, colour, thick, cv2.LINE_AA, 3)
+    points = np.round(landmarks[:, :2] * (w * 8, h * 8)).astype(int) # eighths of pixels
+    seen, thick = landmarks[:, 3] >= hidden, max(2, round(h / 200))
+    lines = []
+    for (start, end), colour in zip(BLAZEPOSE33.bones, _COLOURS):
+        if seen[start] and seen[end]:
+            lines.append((points[start].tolist(), points[end].tolist(), colour))
+    for start, end, _ in lines:
+        cv2.line(frame, start, end, (255, 255, 255), thick + 2, cv2.LINE_AA, 3)
+    for start, end, colour in lines:
+        cv2.line(frame, start, end, colour, thick, cv2.LINE_AA, 3)
     return frame
 
 # %% ../../nbs/live/02_capture.ipynb #f4a946dc
-def _recorded(out): # frame -> landmarks of the rows that are there; half a row at the end is cut off
+def _recorded(out) -> dict: # frame -> landmarks of the rows that are there; half a row at the end is cut off
     if not out.exists():
         return {}
     text = out.read_bytes()
@@ -278,30 +317,28 @@ def _recorded(out): # frame -> landmarks of the rows that are there; half a row 
     known = read_recording(out)
     return dict(zip(known.frame.tolist(), known.landmarks))
 
-# `DataError` if the rows that are there cannot be of this video; writes down which one it is
-def _same_video(known, video, out):
-    beside = out.with_name(f".{out.name}.video")
+def _same_video(known, video, out) -> None: # or a `DataError`; writes down which video it is
+    beside, there = out.with_name(f".{out.name}.video"), f"{out}: is there already"
     if known and video.live:
-        raise DataError(f"{out}: is there already, and a camera cannot be gone on with; give another name")
+        raise DataError(f"{there}, and a camera cannot be gone on with; give another name")
     was = beside.read_text() if known and beside.exists() else str(video)
     if was != str(video):
-        raise DataError(f"{out}: is there already, of another video ({was}; this is {video}); give another name")
+        raise DataError(f"{there}, of another video ({was}; this is {video}); give another name")
     if known and video.n and max(known) >= video.n:
-        raise DataError(
-            f"{out}: is there already and has frame {max(known)}, but {video.name} has {video.n} frames; give another name"
-        )
+        frames = f"has frame {max(known)}, but {video.name} has {video.n} frames"
+        raise DataError(f"{there} and {frames}; give another name")
     beside.write_text(str(video))
 
 # %% ../../nbs/live/02_capture.ipynb #9b9ad3ac
 def record_landmarks(
     video: Video,
     source: LandmarkSource,
-    out,                    # landmark file; if it is there, it is gone on with
-    *, overlay=None,        # video of the frames with the skeleton, .webm for browsers
-    side=640,               # longer side of the video, pixels
-    again=30                # frames before the place of going on that the source sees again
-) -> Recording:
-    "Landmarks of every frame to a file; `DataError` if there is no person or the file is of another video, or after the last frame of a video that ends early: its rows are kept."
+    out: Path | str, # landmark file; if it is there, it is gone on with
+    *, overlay=None, # video of the frames with the skeleton, .webm for browsers
+    side=640,        # longer side of the video, pixels
+    again=30         # frames before the place of going on that the source sees again
+) -> Recording: # of a video that ends early, the rows are kept
+    "Landmarks of every frame to a file; `DataError` for nobody, another video's file, or a video that ends early."
     out = Path(out)
     known = _recorded(out)
     start, n = max(known, default=-1) + 1, 0
@@ -339,13 +376,13 @@ def main(argv=None) -> int: # exit code
     parser.add_argument("--action", help="name of the class: the file is OUT/ACTION.txt")
     parser.add_argument("--overlay", help="video with the skeleton; .webm plays in a browser")
     parser.add_argument("--side", type=int, default=640, help="longer side of what the model sees, pixels")
-    a = parser.parse_args(argv)
-    out = Path(a.out)/f"{a.action}.txt" if a.action else Path(a.out)
+    args = parser.parse_args(argv)
+    out = Path(args.out)/f"{args.action}.txt" if args.action else Path(args.out)
     try:
-        with open_video(a.video) as video, MediaPipePose(side=a.side) as source:
+        with open_video(args.video) as video, MediaPipePose(side=args.side) as source:
             print(video)
             out.parent.mkdir(parents=True, exist_ok=True)
-            recording = record_landmarks(video, source, out, overlay=a.overlay)
+            recording = record_landmarks(video, source, out, overlay=args.overlay)
     except KeyboardInterrupt:
         print(f"stopped; the rows up to here are kept in {out}", file=sys.stderr)
         return 130

@@ -4,8 +4,12 @@
 
 # %% ../../nbs/live/01_mediapipe_worker.ipynb #bb562c84
 from __future__ import annotations
-import os, struct, sys
 import numpy as np
+import os
+import struct
+import sys
+from collections.abc import Callable
+from typing import BinaryIO
 
 # %% auto #0
 __all__ = ['LANDMARKS', 'read_exactly', 'send_frame', 'receive_frame', 'send_landmarks', 'receive_landmarks', 'answer',
@@ -16,7 +20,8 @@ LANDMARKS = (33, 4) # x, y, z, visibility of BlazePose
 _FRAME = struct.Struct("<II") # height, width
 
 def read_exactly(
-    pipe, n: int # bytes
+    pipe: BinaryIO,
+    n: int # bytes
 ) -> bytearray:
     "The next `n` bytes of a pipe, which may come in pieces; `EOFError` if it ends before."
     data = bytearray(n)
@@ -28,25 +33,36 @@ def read_exactly(
         got += more
     return data
 
-def send_frame(pipe, frame):
-    "Write a frame (h w 3) of uint8."
+def send_frame(
+    pipe: BinaryIO,
+    frame: np.ndarray # (h w 3) uint8
+) -> None:
+    "Write a frame."
     pipe.write(_FRAME.pack(*frame.shape[:2]))
     pipe.write(np.ascontiguousarray(frame).data)
     pipe.flush()
 
-def receive_frame(pipe): # (h w 3) uint8, or None at the end
+def receive_frame(pipe: BinaryIO) -> np.ndarray | None: # (h w 3) uint8, or None at the end
     "Read a frame; `EOFError` if the pipe ends inside it."
-    if not (first := pipe.read(1)):
+    first = pipe.read(1)
+    if not first:
         return None
     h, w = _FRAME.unpack(first + read_exactly(pipe, _FRAME.size - 1))
     return np.frombuffer(read_exactly(pipe, h * w * 3), np.uint8).reshape(h, w, 3)
 
-def send_landmarks(pipe, landmarks):
-    "Write landmarks (33 4), or None where there is no person."
-    pipe.write(b"\0" if landmarks is None else b"\1" + np.asarray(landmarks, "<f4").reshape(LANDMARKS).tobytes())
+# %% ../../nbs/live/01_mediapipe_worker.ipynb #17529476
+def send_landmarks(
+    pipe: BinaryIO,
+    landmarks: np.ndarray | None # (33 4), or None where there is no person
+) -> None:
+    "Write an answer."
+    if landmarks is None:
+        pipe.write(b"\0")
+    else:
+        pipe.write(b"\1" + np.asarray(landmarks, "<f4").reshape(LANDMARKS).tobytes())
     pipe.flush()
 
-def receive_landmarks(pipe): # (33 4) float32 or None
+def receive_landmarks(pipe: BinaryIO) -> np.ndarray | None: # (33 4) float32, or None where there is no person
     "Read an answer; `EOFError` if the pipe ends before it."
     if not read_exactly(pipe, 1)[0]:
         return None
@@ -54,8 +70,9 @@ def receive_landmarks(pipe): # (33 4) float32 or None
 
 # %% ../../nbs/live/01_mediapipe_worker.ipynb #e4ed81b0
 def answer(
-    find,           # (h w 3) uint8 RGB -> (33 4) or None
-    frames, answers # pipes
+    find: Callable,    # (h w 3) uint8 RGB -> (33 4) or None
+    frames: BinaryIO,  # the pipe that frames come from
+    answers: BinaryIO  # the pipe that answers go to
 ) -> int: # number of frames
     "Answer each frame until the pipe ends."
     answers.write(b"R")
@@ -72,20 +89,22 @@ def mediapipe_pose(
     model_complexity=1,
     min_detection=.5,    # confidence below which there is no person
     min_tracking=.5      # confidence below which the person is searched for anew
-): # (h w 3) uint8 RGB -> (33 4) float32 or None
-    "MediaPipe Pose as a function of a frame; it follows one person from frame to frame, so it wants the frames in order."
+) -> Callable: # (h w 3) uint8 RGB -> (33 4) float32 or None
+    "MediaPipe Pose as a function of a frame; it follows one person, so it wants the frames in order."
     from mediapipe.python.solutions.pose import Pose
     pose = Pose(
         model_complexity=model_complexity, min_detection_confidence=min_detection, min_tracking_confidence=min_tracking
     )
     def find(frame):
         found = pose.process(frame).pose_landmarks
-        return None if found is None else np.array([(p.x, p.y, p.z, p.visibility) for p in found.landmark], np.float32)
+        if found is None:
+            return None
+        return np.array([(p.x, p.y, p.z, p.visibility) for p in found.landmark], np.float32)
     return find
 
 # %% ../../nbs/live/01_mediapipe_worker.ipynb #f6670e33
-def main(argv):
-    "Serve standard input and output until the input ends: model complexity, detection and tracking confidence."
+def main(argv: list) -> None: # model complexity, detection and tracking confidence
+    "Serve standard input and output until the input ends."
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     answer(mediapipe_pose(int(argv[0]), *map(float, argv[1:])), sys.stdin.buffer, answers)

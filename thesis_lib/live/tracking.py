@@ -4,20 +4,27 @@
 
 # %% ../../nbs/live/03_tracking.ipynb #8173ccb5
 from __future__ import annotations
+import argparse
+import cv2
+import motmetrics
+import numpy as np
+import sys
+import torch
+import torchvision
+import trackforge
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-import argparse, sys
-import cv2, motmetrics, numpy as np, torch, torchvision, trackforge
-from .capture import MediaPipePose, VideoWriter
+from ..core.console import progress
 from ..core.errors import DataError
 from ..core.paths import run_dir
-from ..core.console import progress
 from ..core.record import read_record
+from .capture import LandmarkSource, MediaPipePose, VideoWriter
 from ..models.keypoint_rcnn import from_run
 from ..schemas.landmarks import Recording, write_recording
-from ..skeletons import BLAZEPOSE33, COCO17, convert
 from ..schemas.videos import draw_people, open_frames
+from ..skeletons import BLAZEPOSE33, COCO17, convert
+from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['TRACKERS', 'COUNTS', 'Found', 'people_detector', 'Track', 'box_iou', 'clothes', 'link', 'track_counts', 'mota',
@@ -31,45 +38,41 @@ class Found(NamedTuple):
     scores: np.ndarray    # (n,) 0 .. 1
     keypoints: np.ndarray | None = None # (n 17 3) COCO joints: x, y in pixels, confidence 0 .. 1
 
-def _checked(found, i): # arrays, of frame i
+def _checked(found, i) -> Found: # arrays, of frame i
     boxes, scores = np.asarray(found.boxes, np.float32).reshape(-1, 4), np.asarray(found.scores, np.float32).reshape(-1)
     keypoints = None if found.keypoints is None else np.asarray(found.keypoints, np.float32)
-    rules = [
-        (len(boxes) == len(scores), f"{len(boxes)} boxes with {len(scores)} scores; expected one each"),
-        (np.isfinite(boxes).all(), "a box is not finite; expected x1 y1 x2 y2"),
-        ((boxes[:, 2:] > boxes[:, :2]).all(), "a box has no area; expected x1 < x2 and y1 < y2"),
-        (((scores >= 0) & (scores <= 1)).all(), "a score is not between 0 and 1"),
-        (
-            keypoints is None or keypoints.shape == (len(boxes), 17, 3),
-            f"keypoints {np.shape(keypoints)}; expected ({len(boxes)}, 17, 3)",
-        ),
-    ]
-    for good, wrong in rules:
-        if not good:
-            raise DataError(f"frame {i}: {wrong}")
+    n = len(boxes)
+    if n != len(scores):
+        raise DataError(f"frame {i}: {n} boxes with {len(scores)} scores; expected one each")
+    if not np.isfinite(boxes).all():
+        raise DataError(f"frame {i}: a box is not finite; expected x1 y1 x2 y2")
+    if not (boxes[:, 2:] > boxes[:, :2]).all():
+        raise DataError(f"frame {i}: a box has no area; expected x1 < x2 and y1 < y2")
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise DataError(f"frame {i}: a score is not between 0 and 1")
+    if keypoints is not None and keypoints.shape != (n, 17, 3):
+        raise DataError(f"frame {i}: keypoints {keypoints.shape}; expected ({n}, 17, 3)")
     return Found(boxes, scores, keypoints)
 
 # %% ../../nbs/live/03_tracking.ipynb #1812b746
 def people_detector(
-    model,     # a detection model of torchvision's kind, in eval mode
-    *, min_score=.1, # scores below it are left out
+    model: torch.nn.Module, # a detection model of torchvision's kind
+    *, min_score=.1,        # scores below it are left out
     category=1,
     device="cpu"
-): # frame (h w 3) uint8 RGB -> Found
+) -> Callable: # frame (h w 3) uint8 RGB -> Found
     "A detector from a network."
     model.to(device).eval()
     @torch.no_grad()
     def detect(frame):
-        out, = model([torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).to(device)/255])
+        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).to(device)/255
+        out = model([image])[0]
         x1, y1, x2, y2 = out["boxes"].T
         keep = (out["scores"] >= min_score) & (out["labels"] == category) & (x2 > x1) & (y2 > y1)
-        keypoints = (
-            np.concatenate(
-                [out["keypoints"][keep, :, :2].cpu(), out["keypoints_scores"][keep, :, None].sigmoid().cpu()], -1
-            )
-            if "keypoints" in out
-            else None
-        )
+        keypoints = None
+        if "keypoints" in out:
+            confidence = out["keypoints_scores"][keep, :, None].sigmoid()
+            keypoints = np.concatenate([out["keypoints"][keep, :, :2].cpu(), confidence.cpu()], -1)
         return Found(out["boxes"][keep].cpu().numpy(), out["scores"][keep].cpu().numpy(), keypoints)
     return detect
 
@@ -84,32 +87,45 @@ class Track:
     keypoints: np.ndarray | None = None # (t 17 3), as of `Found`
     def __len__(self): return len(self.frame)
 
-def box_iou(a, b): # (n 4), (m 4) -> (n m)
-    "Intersection over union of boxes x1 y1 x2 y2, as torchvision has it."
-    return torchvision.ops.box_iou(*(torch.from_numpy(np.asarray(x, float).reshape(-1, 4)) for x in (a, b))).numpy()
+def box_iou(
+    a: np.ndarray, # (n 4) x1 y1 x2 y2
+    b: np.ndarray  # (m 4)
+) -> np.ndarray: # (n m)
+    "Intersection over union of boxes, as torchvision has it."
+    a, b = (torch.from_numpy(np.asarray(boxes, float).reshape(-1, 4)) for boxes in (a, b))
+    return torchvision.ops.box_iou(a, b).numpy()
 
+# %% ../../nbs/live/03_tracking.ipynb #931a9941
 class _LastBox: # the baseline, with the interface of trackforge
-    def __init__(self, max_gap, iou): self.max_gap, self.iou, self.last, self.now, self.count = max_gap, iou, {}, 0, 0
-    def update(self, detections):
-        self.now += 1
-        live = {k: box for k, (box, seen) in self.last.items() if self.now - seen <= self.max_gap + 1}
-        boxes, out, free = (
-            np.array([[x, y, x + w, y + h] for (x, y, w, h), _, _ in detections]).reshape(-1, 4), {}, set(live),
-        )
-        overlap = box_iou(np.array([live[k] for k in live]).reshape(-1, 4), boxes)
-        for flat in np.argsort(-overlap, axis=None, kind="stable"):
-            i, j = np.unravel_index(flat, overlap.shape)
+    def __init__(self, max_gap, iou):
+        self.max_gap, self.iou = max_gap, iou
+        self.last = {} # number of a track -> its last box, and the frame of it
+        self.now, self.count = 0, 0
+
+    def _closest(self, live, boxes) -> dict: # box -> track; live: track -> last box
+        numbers, taken = list(live), {}
+        free = set(numbers)
+        overlap = box_iou(np.array(list(live.values())).reshape(-1, 4), boxes)
+        for pair in np.argsort(-overlap, axis=None, kind="stable"):
+            i, j = np.unravel_index(pair, overlap.shape)
             if overlap[i, j] < self.iou:
                 break
-            if (k := list(live)[i]) in free and j not in out:
-                free.remove(k)
-                out[j] = k
+            if numbers[i] in free and j not in taken:
+                free.remove(numbers[i])
+                taken[j] = numbers[i]
+        return taken
+
+    def update(self, detections):
+        self.now += 1
+        boxes = np.array([[x, y, x + w, y + h] for (x, y, w, h), _, _ in detections]).reshape(-1, 4)
+        live = {number: box for number, (box, seen) in self.last.items() if self.now - seen <= self.max_gap + 1}
+        taken = self._closest(live, boxes)
         for j in range(len(boxes)):
-            if j not in out:
+            if j not in taken: # somebody new
                 self.count += 1
-                out[j] = self.count
-            self.last[out[j]] = boxes[j], self.now
-        return [(k, None, None, None, j) for j, k in out.items()]
+                taken[j] = self.count
+            self.last[taken[j]] = boxes[j], self.now
+        return [(number, None, None, None, j) for j, number in taken.items()]
 
 # %% ../../nbs/live/03_tracking.ipynb #df9bfb6d
 TRACKERS = dict(  # name -> tracker of (max_gap, threshold)
@@ -125,29 +141,43 @@ TRACKERS = dict(  # name -> tracker of (max_gap, threshold)
     ),
 )
 
-def clothes(frame, boxes): # (h w 3) uint8 RGB, (n 4) x1 y1 x2 y2 -> (n 128) float32 unit vectors
+def _colours(part) -> np.ndarray: # (h w 3) uint8 Lab -> (64,) shares of its pixels, by lightness and colour
+    if not part.size:
+        return np.zeros(64)
+    counts = cv2.calcHist([part], [0, 1, 2], None, [4, 4, 4], [0, 256, 64, 192, 64, 192])
+    return counts.ravel() / max(1, part.size / 3)
+
+def clothes(
+    frame: np.ndarray, # (h w 3) uint8 RGB
+    boxes: np.ndarray  # (n 4) x1 y1 x2 y2
+) -> np.ndarray: # (n 128) float32, rows of length 1
     "What people wear: root histograms of colour in the upper and the lower half of the middle of each box."
-    lab, out = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).clip(0, [255, 191, 191]).clip([0, 64, 64]).astype(np.uint8), []
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).clip(0, [255, 191, 191]).clip([0, 64, 64]).astype(np.uint8)
+    looks = []
     for x1, y1, x2, y2 in boxes:
-        columns = slice(max(0, int(x1 + .25*(x2 - x1))), max(1, int(np.ceil(x2 - .25*(x2 - x1)))))
-        rows = np.linspace(max(0, y1), max(2, y2), 3).astype(int)
-        halves = [np.ascontiguousarray(lab[a:b, columns]) for a, b in zip(rows, rows[1:])]
-        out.append(
-            np.concatenate(
-                [
-                    cv2.calcHist([h], [0, 1, 2], None, [4, 4, 4], [0, 256, 64, 192, 64, 192]).ravel()
-                    / max(1, h.size / 3)
-                    if h.size
-                    else np.zeros(64)
-                    for h in halves
-                ]
-            )
-        )
-    return np.sqrt(np.array(out).reshape(-1, 128)/2).astype(np.float32)
+        left, right = max(0, int(x1 + .25*(x2 - x1))), max(1, int(np.ceil(x2 - .25*(x2 - x1))))
+        top, middle, bottom = np.linspace(max(0, y1), max(2, y2), 3).astype(int)
+        upper = np.ascontiguousarray(lab[top:middle, left:right])
+        lower = np.ascontiguousarray(lab[middle:bottom, left:right])
+        looks.append(np.concatenate([_colours(upper), _colours(lower)]))
+    return np.sqrt(np.array(looks).reshape(-1, 128)/2).astype(np.float32)
 
 # %% ../../nbs/live/03_tracking.ipynb #0f0bca4a
+def _corner_and_size(box) -> tuple: # x y w h, as trackforge wants it
+    return *map(float, box[:2]), *map(float, box[2:] - box[:2])
+
+def _track(id, rows) -> Track: # rows: (frame, Found, row in it)
+    frames = np.array([frame for frame, _, _ in rows]).astype(np.int64)
+    boxes = np.array([found.boxes[row] for _, found, row in rows])
+    scores = np.array([found.scores[row] for _, found, row in rows])
+    keypoints = None
+    if rows[0][1].keypoints is not None:
+        keypoints = np.array([found.keypoints[row] for _, found, row in rows])
+    return Track(id, frames, boxes, scores, keypoints)
+
+# %% ../../nbs/live/03_tracking.ipynb #1e8fb138
 def link(
-    found,              # list of Found, a frame each
+    found: Iterable,    # of Found, a frame each
     frames=None,        # sequence of (h w 3) uint8 RGB, needed for `clothes`
     *, method="ocsort", # one of `TRACKERS`
     threshold=.5,       # boxes of lower score start no track; only `bytetrack` and `clothes` link them
@@ -159,63 +189,60 @@ def link(
         raise DataError(f"method {method!r}: expected one of {', '.join(TRACKERS)}")
     if method == "clothes" and frames is None:
         raise DataError("method 'clothes': it compares colours; expected the frames")
-    tracker, rows = TRACKERS[method](max_gap, threshold), {}
+    tracker = TRACKERS[method](max_gap, threshold)
+    tracks = {} # number that the tracker gives -> rows of it
     for i, one in enumerate(found):
-        boxes, scores, keypoints = _checked(one, i)
-        kept = np.arange(len(boxes)) if method in ("bytetrack", "clothes") else np.flatnonzero(scores >= threshold)
-        given = [
-            ((*map(float, b[:2]), *map(float, b[2:] - b[:2])), float(s), 0) for b, s in zip(boxes[kept], scores[kept])
-        ]
-        looks = [clothes(frames[i], boxes[kept]).tolist()] if method == "clothes" else []
+        one = _checked(one, i)
+        kept = np.arange(len(one.boxes))
+        if method not in ("bytetrack", "clothes"):
+            kept = np.flatnonzero(one.scores >= threshold)
+        given = [(_corner_and_size(one.boxes[row]), float(one.scores[row]), 0) for row in kept]
+        looks = [clothes(frames[i], one.boxes[kept]).tolist()] if method == "clothes" else []
         for number, *_, j in tracker.update(given, *looks):
             if j is not None:
-                rows.setdefault(number, []).append(
-                    (i, boxes[kept[j]], scores[kept[j]], None if keypoints is None else keypoints[kept[j]])
-                )
-    long = [r for r in rows.values() if len(r) >= min_frames]
-    tracks = [[np.array(c) if c[0] is not None else None for c in zip(*r)] for r in sorted(long, key=lambda r: r[0][0])]
-    return [
-        Track(n, frame.astype(np.int64), boxes, scores, keypoints)
-        for n, (frame, boxes, scores, keypoints) in enumerate(tracks)
-    ]
+                tracks.setdefault(number, []).append((i, one, kept[j]))
+    long = [rows for rows in tracks.values() if len(rows) >= min_frames]
+    long.sort(key=lambda rows: rows[0][0])
+    return [_track(n, rows) for n, rows in enumerate(long)]
 
 # %% ../../nbs/live/03_tracking.ipynb #56445ae6
 COUNTS = ("num_objects", "num_misses", "num_false_positives", "num_switches", "idtp", "idfp", "idfn")
 
 def track_counts(
-    truth,    # (t n 4) boxes, NaN where a person does not show
-    tracks,   # list of Track
-    *, iou=.5 # least overlap of a match
+    truth: np.ndarray, # (t n 4) boxes, NaN where a person does not show
+    tracks: list,      # of Track
+    *, iou=.5          # least overlap of a match
 ) -> dict: # count by name
     "What MOTA and IDF1 are made of, for one clip; `DataError` for a track outside it."
-    truth, late = np.asarray(truth, float), max((int(t.frame[-1]) for t in tracks), default=0)
-    if late >= len(truth):
-        raise DataError(f"a track has frame {late}; expected less than {len(truth)}, the frames of the truth")
+    truth, last = np.asarray(truth, float), max((int(track.frame[-1]) for track in tracks), default=0)
+    if last >= len(truth):
+        raise DataError(f"a track has frame {last}; expected less than {len(truth)}, the frames of the truth")
     events, there = motmetrics.MOTAccumulator(), np.isfinite(truth).all(-1)
     for i, boxes in enumerate(truth):
-        here = [(t.id, t.boxes[row]) for t in tracks for row in np.flatnonzero(t.frame == i)]
-        distance = 1 - box_iou(boxes[there[i]], np.array([b for _, b in here]).reshape(-1, 4))
-        events.update(
-            np.flatnonzero(there[i]), [n for n, _ in here], np.where(distance > 1 - iou, np.nan, distance), frameid=i
-        )
-    return {
-        name: int(v)
-        for name, v in motmetrics.metrics.create().compute(events, metrics=list(COUNTS), return_dataframe=False).items()
-    }
+        here = [(track.id, box) for track in tracks for box in track.boxes[track.frame == i]]
+        distance = 1 - box_iou(boxes[there[i]], np.array([box for _, box in here]).reshape(-1, 4))
+        distance = np.where(distance > 1 - iou, np.nan, distance)
+        events.update(np.flatnonzero(there[i]), [number for number, _ in here], distance, frameid=i)
+    counts = motmetrics.metrics.create().compute(events, metrics=list(COUNTS), return_dataframe=False)
+    return {name: int(count) for name, count in counts.items()}
 
-def mota(counts) -> float: # sums of `track_counts`, or arrays of them
+def mota(
+    counts: dict # sums of `track_counts`, or arrays of them
+) -> float:
     "Multiple object tracking accuracy: 1 at best, below 0 if more is wrong than there is."
     return 1 - (counts["num_misses"] + counts["num_false_positives"] + counts["num_switches"])/counts["num_objects"]
 
-def idf1(counts) -> float:
-    "F1 of the boxes that carry the right identity, 0 to 1."
+def idf1(
+    counts: dict # as of `mota`
+) -> float:
+    "F1 of the boxes that carry the correct identity, 0 to 1."
     return 2*counts["idtp"]/(2*counts["idtp"] + counts["idfp"] + counts["idfn"])
 
 # %% ../../nbs/live/03_tracking.ipynb #446eab78
 def crop_person(
-    frame,      # (h w 3) uint8
-    box,        # x1 y1 x2 y2, pixels
-    margin=.25  # of the box, added on each side
+    frame: np.ndarray, # (h w 3) uint8
+    box: np.ndarray,   # x1 y1 x2 y2, pixels
+    margin=.25         # of the box, added on each side
 ) -> tuple: # (h' w' 3) uint8; x1 y1 x2 y2 of it, whole pixels inside the frame
     "The part of a frame around a box."
     (h, w), (x1, y1, x2, y2) = frame.shape[:2], np.asarray(box, float)
@@ -225,48 +252,50 @@ def crop_person(
     return np.ascontiguousarray(frame[top:bottom, left:right]), (left, top, right, bottom)
 
 def uncrop_landmarks(
-    landmarks, # (.. 33 4), x and y as shares of the crop, z in crop widths
-    window,    # x1 y1 x2 y2 of the crop
-    size       # (w, h) of the image
-): # (.. 33 4) float32, shares of the image
+    landmarks: np.ndarray, # (.. 33 4), x and y as shares of the crop, z in crop widths
+    window: tuple,         # x1 y1 x2 y2 of the crop
+    size: tuple            # (w, h) of the image
+) -> np.ndarray: # (.. 33 4) float32, shares of the image
     "Landmarks of a crop as landmarks of the image."
     (left, top, right, bottom), (w, h) = window, size
     out = np.array(landmarks, np.float32)
     out[..., :3] = out[..., :3]*[(right - left)/w, (bottom - top)/h, (right - left)/w] + [left/w, top/h, 0]
     return out
 
-def landmarks_of_joints(keypoints, size): # (.. 17 3) COCO joints in pixels with confidence, (w, h) -> (.. 33 4)
+def landmarks_of_joints(
+    keypoints: np.ndarray, # (.. 17 3) COCO joints in pixels, with confidence
+    size: tuple            # (w, h) of the image
+) -> np.ndarray: # (.. 33 4)
     "BlazePose landmarks from COCO joints: those that both have; the others have visibility 0."
     xy, visible = convert(keypoints[..., :2], keypoints[..., 2], COCO17, BLAZEPOSE33)
     return np.concatenate([(xy/size), np.zeros_like(xy[..., :1]), visible[..., None]], -1).astype(np.float32)
 
 # %% ../../nbs/live/03_tracking.ipynb #62c320c8
 def track_recording(
-    frames,  # sequence of (h w 3) uint8 RGB
+    frames: Sequence, # of (h w 3) uint8 RGB
     track: Track,
-    source=None, # has detect(crop) -> (33 4) or None; None: the joints of the track
+    source: LandmarkSource | None = None, # of this person; None: the joints of the track
     *, action="", person="", take="", fps=30., margin=.25
-) -> Recording: # None if nobody was found in any frame
+) -> Recording | None: # None if nobody was found in any frame
     "The landmarks of one track; `DataError` if it has no joints and there is no source."
     if source is None and track.keypoints is None:
         raise DataError(f"track {track.id}: has no joints; expected a landmark source, or a detector that finds joints")
     h, w = frames[int(track.frame[0])].shape[:2]
     if source is None:
         return Recording(landmarks_of_joints(track.keypoints, (w, h)), track.frame, action, person, take, fps)
-    rows = []
+    numbers, landmarks = [], []
     for i, box in zip(track.frame.tolist(), track.boxes):
         crop, window = crop_person(frames[i], box, margin)
-        if (seen := source.detect(crop)) is not None:
-            rows.append((i, uncrop_landmarks(seen, window, (w, h))))
-    return (
-        Recording(np.stack([r for _, r in rows]), np.array([i for i, _ in rows]), action, person, take, fps)
-        if rows
-        else None
-    )
+        seen = source.detect(crop)
+        if seen is not None:
+            numbers.append(i)
+            landmarks.append(uncrop_landmarks(seen, window, (w, h)))
+    if not numbers:
+        return None
+    return Recording(np.stack(landmarks), np.array(numbers), action, person, take, fps)
 
 # %% ../../nbs/live/03_tracking.ipynb #55ab44c4
-# tracks of what was found so far -> [(path, Track)]
-def _write_people(folder, frames, found, make_source, about, options):
+def _write_people(folder, frames, found, make_source, about, options) -> list: # (path, Track) of who was found so far
     made = []
     for track in link(found, frames, **options):
         source = make_source() if make_source else None
@@ -277,26 +306,27 @@ def _write_people(folder, frames, found, make_source, about, options):
                 source.close()
         if recording is None:
             continue
-        made.append((folder/f"person_{track.id}.txt", track))
-        write_recording(recording, made[-1][0])
+        path = folder/f"person_{track.id}.txt"
+        made.append((path, track))
+        write_recording(recording, path)
     return made
 
 def record_people(
-    video,         # a video file, a folder of images, or a sequence of frames
-    detector,      # frame -> Found
-    folder,        # of the landmark files person_0.txt, person_1.txt ..; made if it is not there
-    make_source=None, # () -> landmark source, one for each person; None: the joints of the detector
+    video: object,      # a video file, a folder of images, or a sequence of frames
+    detector: Callable, # frame -> Found
+    folder: Path | str, # of the landmark files person_0.txt, person_1.txt ..; made if it is not there
+    make_source=None,   # () -> landmark source, one for each person; None: the joints of the detector
     *, action="", fps=None, # None: of the file, else 30
-    every=100,     # frames after which the files are written anew; with a landmark source they are written at the end
-    **options      # of `link`
+    every=100,          # frames after which the files are written anew; with a landmark source they are written at the end
+    **options           # of `link`
 ) -> list: # of (path, Track)
-    "Landmark files of all people in a video; `DataError` for a folder that holds such files. A video that ends early, or Ctrl-C, leaves the files of the frames before it and is raised again."
+    "Landmark files of all people in a video, kept if it ends early; `DataError` for a folder that holds such files."
     frames, folder, found = open_frames(video), Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    if old := sorted(folder.glob("person_*.txt")):
-        raise DataError(
-            f"{old[0]}: is there already; expected a folder without people, since numbers of two videos would mix"
-        )
+    old = sorted(folder.glob("person_*.txt"))
+    if old:
+        expected = "expected a folder without people, since numbers of two videos would mix"
+        raise DataError(f"{old[0]}: is there already; {expected}")
     about = dict(action=action, fps=fps or getattr(frames, "fps", 30.))
     def write(): return _write_people(folder, open_frames(video), found, make_source, about, options)
     try:
@@ -304,34 +334,31 @@ def record_people(
             found.append(_checked(detector(frame), i))
             if not make_source and not len(found) % every:
                 write()
-    except (DataError, KeyboardInterrupt):
+    except (DataError, KeyboardInterrupt): # the frames before it are worth their files
         write()
         raise
     return write()
 
 # %% ../../nbs/live/03_tracking.ipynb #e009f57f
 def tracks_video(
-    frames, # sequence of (h w 3) uint8 RGB
-    made,   # (path, Track) of every person, as of `record_people`
-    path,   # .webm plays in a browser, or .mp4
+    frames: Sequence,  # of (h w 3) uint8 RGB
+    made: list,        # (path, Track) of every person, as of `record_people`
+    path: Path | str,  # .webm plays in a browser, or .mp4
     fps=30.
-):
+) -> None:
     "A video with the boxes and joints of the tracks, a colour a person; `DataError` if it cannot be written."
     with VideoWriter(path, frames[0].shape[1::-1], fps) as writer:
         for i, frame in enumerate(frames):
-            here = [(t, row) for _, t in made for row in np.flatnonzero(t.frame == i)]
-            boxes = np.array([t.boxes[row] for t, row in here]).reshape(-1, 4)
-            joints = (
-                np.array([t.keypoints[row] for t, row in here]).reshape(-1, 17, 3)
-                if all(t.keypoints is not None for t, _ in here)
-                else None
-            )
-            marks = () if joints is None else (joints[..., :2], 2*(joints[..., 2] > .5), COCO17)
-            writer.write(draw_people(frame, *marks, boxes=boxes, ids=[t.id for t, _ in here]))
+            here = [(track, row) for _, track in made for row in np.flatnonzero(track.frame == i)]
+            boxes = np.array([track.boxes[row] for track, row in here]).reshape(-1, 4)
+            joints = ()
+            if all(track.keypoints is not None for track, _ in here):
+                found = np.array([track.keypoints[row] for track, row in here]).reshape(-1, 17, 3)
+                joints = found[..., :2], 2*(found[..., 2] > .5), COCO17
+            writer.write(draw_people(frame, *joints, boxes=boxes, ids=[track.id for track, _ in here]))
 
 # %% ../../nbs/live/03_tracking.ipynb #d0fcaf93
-def main(argv=None) -> int: # exit code
-    "The command line: a video to a landmark file for each person."
+def _arguments(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m thesis_lib.live.tracking", description="Landmarks of several people, a file for each."
     )
@@ -350,21 +377,26 @@ def main(argv=None) -> int: # exit code
     parser.add_argument("--max-gap", type=int, default=15, help="frames for which somebody unseen is waited for")
     parser.add_argument("--action", default="", help="name of the class")
     parser.add_argument("--overlay", help="video with boxes and joints, a colour a person; .webm or .mp4")
-    a = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+# %% ../../nbs/live/03_tracking.ipynb #20b87bdf
+def main(argv=None) -> int: # exit code
+    "The command line: a video to a landmark file for each person."
+    args = _arguments(argv)
     try:
-        detector, frames = people_detector(from_run(read_record(a.detector))), open_frames(a.video)
-        if a.mediapipe:
+        detector, frames = people_detector(from_run(read_record(args.detector))), open_frames(args.video)
+        if args.mediapipe:
             MediaPipePose().close() # that it is missing is said at once
-        if a.overlay:
-            Path(a.overlay).parent.mkdir(parents=True, exist_ok=True)
+        if args.overlay:
+            Path(args.overlay).parent.mkdir(parents=True, exist_ok=True)
         made = record_people(
-            a.video, detector, a.folder, MediaPipePose if a.mediapipe else None, action=a.action, method=a.method,
-            threshold=a.threshold, max_gap=a.max_gap,
+            args.video, detector, args.folder, MediaPipePose if args.mediapipe else None, action=args.action,
+            method=args.method, threshold=args.threshold, max_gap=args.max_gap,
         )
-        if a.overlay:
-            tracks_video(frames, made, a.overlay, getattr(frames, "fps", 30.))
+        if args.overlay:
+            tracks_video(frames, made, args.overlay, getattr(frames, "fps", 30.))
     except KeyboardInterrupt:
-        print(f"stopped; what was tracked up to here is in {a.folder}", file=sys.stderr)
+        print(f"stopped; what was tracked up to here is in {args.folder}", file=sys.stderr)
         return 130
     except (DataError, OSError) as e:
         print(e, file=sys.stderr)
@@ -372,7 +404,7 @@ def main(argv=None) -> int: # exit code
     for path, track in made:
         print(f"{path}: frames {track.frame[0]} to {track.frame[-1]}, {len(track)} boxes")
     if not made:
-        print(f"{a.video}: nobody was found", file=sys.stderr)
+        print(f"{args.video}: nobody was found", file=sys.stderr)
     return 0
 
 # %% ../../nbs/live/03_tracking.ipynb #b1d94a5f

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/metrics/00_init.ipynb #81215f75
+# %% ../../nbs/metrics/00_init.ipynb #f8846384
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
-    bootstrap="Evaluation seed_bootstrap paired_bootstrap verdict bootstrap_ci seed_interval",
-    keypoints=("MAX_DETECTIONS THRESHOLDS AREAS RECALLS oks oks_nms random_results precision_curve "
-        "KeypointEval coco_keypoint_ap weighted_curve per_joint_ap"),
+    bootstrap=("check_shapes mean_of_defined percentile_interval Evaluation kept_rows seed_bootstrap "
+        "paired_bootstrap verdict bootstrap_ci seed_interval"),
+    coco_format=("MAX_DETECTIONS read_coco read_ground_truth read_detections skeleton_sigmas box_protocol "
+        "random_results"),
+    keypoints=("THRESHOLDS AREAS RECALLS joint_similarity oks oks_nms precision_curve KeypointEval "
+        "coco_keypoint_ap weighted_curve per_joint_ap"),
     pck_protocols="PCK_PROTOCOLS PCK pck mpii_head_size pckh JointRecall reference_length PCKEval",
     pose3d="mpjpe procrustes p_mpjpe n_mpjpe velocity_error PoseErrors",
     boxes="BoxEval coco_box_ap",

@@ -12,17 +12,35 @@ from ..core.errors import DataError
 from ..core.record import Metric
 
 # %% auto #0
-__all__ = ['Evaluation', 'seed_bootstrap', 'paired_bootstrap', 'verdict', 'bootstrap_ci', 'seed_interval']
+__all__ = ['check_shapes', 'mean_of_defined', 'percentile_interval', 'Evaluation', 'kept_rows', 'seed_bootstrap',
+           'paired_bootstrap', 'verdict', 'bootstrap_ci', 'seed_interval']
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #4d4eab1a
-def _shapes(**arrays): # name -> (array, expected shape); the first that differs is an error
-    for name, (a, shape) in arrays.items():
-        if a.shape != shape:
-            raise DataError(f"{name} has shape {a.shape}, expected {shape}")
+def check_shapes(
+    **arrays: tuple # name -> (array, expected shape)
+) -> None:
+    "`DataError` names the first array that has another shape than expected."
+    for name, (array, shape) in arrays.items():
+        if array.shape != shape:
+            raise DataError(f"{name} has shape {array.shape}, expected {shape}")
+
+def mean_of_defined(
+    values: np.ndarray # (g b)
+) -> np.ndarray: # (b) NaN where nothing is defined
+    "Mean over the first axis of the values that are finite."
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(0) / defined.sum(0)
+
+def percentile_interval(
+    values: np.ndarray # (n) replicates; NaN is left out
+) -> tuple: # lo, hi
+    "95 % percentile interval of the replicates of a bootstrap."
+    return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #1e270ade
 class Evaluation:
-    "What `KeypointEval`, `JointRecall`, `PCKEval`, `PoseErrors` and `ClassEval` share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load(path)`."
+    "What evaluations share: `.summarize()`, `.replicates()`, `.bootstrap()`, `.metrics()`, `.save(path)`, `.load()`."
     names = ()          # of its numbers
     _units = ""         # what a bootstrap redraws; `len` is their number
     _strata = ""        # attribute of the units: as many of each of its values are redrawn as there are
@@ -33,80 +51,105 @@ class Evaluation:
 
     def summarize(self) -> dict: # name -> value
         "The numbers by name."
-        return {name: float(v[0]) for name, v in self._weighted(np.ones((len(self), 1)), self.names).items()}
-
-def _nanmean(values): # (g b) -> (b) mean over what is defined; NaN where nothing is
-    defined = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0).sum(0) / defined.sum(0)
+        once = np.ones((len(self), 1))
+        return {name: float(values[0]) for name, values in self._weighted(once, self.names).items()}
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #78e9ef6b
+_AT_ONCE = 250 # replicates that are computed together
+
 @patch
 def replicates(self: Evaluation,
     n=1000, seed=0,
     names=None # some of `.names`; all if None
 ) -> dict: # name -> (n) values; NaN where a replicate leaves the number undefined
-    "The numbers on `n` resampled sets of units; equal seeds give equal sets. `DataError` for an unknown name."
+    "The numbers on `n` resampled sets of units; equal seeds give equal sets; `DataError` for an unknown name."
     names = self.names if names is None else tuple(names)
     for name in set(names) - set(self.names):
         raise DataError(f"{name!r} is not one of {', '.join(self.names)}")
-    rng, units, out, chunk = np.random.default_rng(seed), len(self), [], 250
-    strata = np.unique(getattr(self, self._strata), return_inverse=True)[1] if self._strata else np.zeros(units, int)
-    members = [np.flatnonzero(strata == s) for s in range(strata.max() + 1)]
-    for start in range(0, n, chunk):
-        draws = np.concatenate([m[rng.integers(len(m), size=(min(chunk, n - start), len(m)))] for m in members], 1)
-        out.append(self._weighted(np.stack([np.bincount(d, minlength=units) for d in draws], 1).astype(float), names))
-    return {name: np.concatenate([o[name] for o in out]) for name in names}
+    rng, units = np.random.default_rng(seed), len(self)
+    strata = np.zeros(units, int)
+    if self._strata:
+        strata = np.unique(getattr(self, self._strata), return_inverse=True)[1]
+    members = [np.flatnonzero(strata == stratum) for stratum in range(strata.max() + 1)]
+    parts = []
+    for start in range(0, n, _AT_ONCE):
+        count = min(_AT_ONCE, n - start)
+        draws = np.concatenate([m[rng.integers(len(m), size=(count, len(m)))] for m in members], axis=1)
+        weights = np.stack([np.bincount(draw, minlength=units) for draw in draws], axis=1).astype(float)
+        parts.append(self._weighted(weights, names))
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 @patch
-def bootstrap(self: Evaluation, n=1000, seed=0) -> dict: # name -> (lo, hi)
-    "95 % percentile intervals from a bootstrap over units; (-1, -1), for all but AP and AR NaN, where a number is undefined; NaN if there is only one unit."
+def bootstrap(self: Evaluation, n=1000, seed=0) -> dict: # name -> (lo, hi); NaN with only one unit
+    "95 % percentile intervals over units; where a number is undefined (-1, -1) for AP and AR, NaN for all others."
     if len(self) < 2:
         return dict.fromkeys(self.names, (np.nan, np.nan))
-    return {
-        name: _interval(v) if np.isfinite(v).any() else (self._undefined,) * 2
-        for name, v in self.replicates(n, seed).items()
-    }
-
-def _interval(values): return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())
+    intervals = {}
+    for name, values in self.replicates(n, seed).items():
+        defined = np.isfinite(values).any()
+        intervals[name] = percentile_interval(values) if defined else (self._undefined, self._undefined)
+    return intervals
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #f7470aa1
 @patch
-def save(self: Evaluation, path):
-    "Write what the numbers rest on to a compressed `.npz`; returns its path."
+def save(self: Evaluation,
+    path: Path | str # of the `.npz` to write
+) -> Path: # the same path
+    "Write what the numbers rest on to a compressed `.npz`; `DataError` if that fails."
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
         with open(part, "wb") as f:
-            np.savez_compressed(f, **{k: getattr(self, k) for k in self._fields})
+            np.savez_compressed(f, **{field: getattr(self, field) for field in self._fields})
         return part.replace(path)
-    except OSError as e:
+    except OSError as error:
         part.unlink(missing_ok=True)
-        raise DataError(f"{path}: could not be written, {e.strerror.lower()}") from e
+        raise DataError(f"{path}: could not be written, {error.strerror.lower()}") from error
 
 @patch(cls_method=True)
-def load(cls: Evaluation, path) -> Evaluation:
+def load(cls: Evaluation,
+    path: Path | str # of what `save` wrote
+) -> Evaluation:
     "Read what `save` wrote; `DataError` names the file if it is something else."
     self = cls.__new__(cls)
     try:
         with np.load(path, allow_pickle=False) as f:
-            vars(self).update({k: v if (v := f[k]).ndim else v.item() for k in cls._fields})
-    except Exception as e:
-        raise DataError(f"{path}: expected the .npz that {cls.__name__}.save writes ({e})") from None
+            for field in cls._fields:
+                value = f[field]
+                setattr(self, field, value if value.ndim else value.item())
+    except Exception as error:
+        raise DataError(f"{path}: expected the .npz that {cls.__name__}.save writes ({error})") from None
     return self
 
+# %% ../../nbs/metrics/01_bootstrap.ipynb #f0dad08f
 @patch
 def metrics(self: Evaluation,
     protocol={}, # further fields: split, decoder, flip_test, dataset, ...
     n=1000, seed=0 # replicates of the bootstrap
-) -> dict: # name -> core.Metric
-    "The numbers with 95 % interval, count (persons, motions, radiographs) and protocol, ready for a run record; a number that is NaN is left out."
-    out, ci = {}, self.bootstrap(n, seed)
+) -> dict: # name -> core.Metric with value, 95 % interval, count (persons, motions, radiographs) and protocol
+    "The numbers, ready for a run record; a number that is NaN is left out."
+    out, intervals = {}, self.bootstrap(n, seed)
     for name, value in self.summarize().items():
         count, unit, own = self._about(name)
-        interval = ci[name] if count and np.isfinite(ci[name]).all() else None
+        interval = intervals[name] if count and np.isfinite(intervals[name]).all() else None
         if not np.isnan(value):
             out[name] = Metric(value, interval, count, unit, {"metric": name} | own | protocol)
+    return out
+
+def kept_rows(
+    evaluation: Evaluation,
+    keep: np.ndarray, # (n) truth values
+    fields: tuple,    # attributes of which rows are kept; all others stay whole
+    what: str         # the rows, in the plural
+) -> Evaluation:
+    "The same evaluation with some rows of its arrays; `DataError` if none is kept."
+    keep, n = np.asarray(keep), len(getattr(evaluation, fields[0]))
+    if keep.dtype != bool or keep.shape != (n,) or not keep.any():
+        raise DataError(f"keep is not a mask of {n} truth values that keeps at least one of the {what}")
+    out = type(evaluation).__new__(type(evaluation))
+    for field in evaluation._fields:
+        value = getattr(evaluation, field)
+        setattr(out, field, value[keep] if field in fields else value)
     return out
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #04b4a9d8
@@ -120,115 +163,127 @@ def _as_list(evaluations, name): # one evaluation, or several of equal items and
 
 def _equal(x, y): # two values or arrays; floating-point numbers up to rounding, NaN equal to NaN
     x, y = np.asarray(x), np.asarray(y)
-    return x.shape == y.shape and (
-        np.allclose(x, y, 1e-6, 0, equal_nan=True) if x.dtype.kind == y.dtype.kind == "f" else np.array_equal(x, y)
-    )
+    if x.shape != y.shape:
+        return False
+    if x.dtype.kind == y.dtype.kind == "f":
+        return np.allclose(x, y, 1e-6, 0, equal_nan=True)
+    return np.array_equal(x, y)
 
 def _comparable(evaluations, **same): # `same`: field that names the protocol -> must it be equal?
-    a, field = evaluations[0], evaluations[0]._protocol[0]
-    for b in evaluations[1:]:
-        if type(a) is not type(b):
+    first, field = evaluations[0], evaluations[0]._protocol[0]
+    protocol = first._protocol if same.get(field, True) else ()
+    for other in evaluations[1:]:
+        if type(first) is not type(other):
+            kinds = f"a {type(first).__name__} and a {type(other).__name__}"
+            raise DataError(f"bootstrap: {kinds}, expected one kind of evaluation")
+        if not all(_equal(getattr(first, item), getattr(other, item)) for item in first._items):
             raise DataError(
-                f"bootstrap: a {type(a).__name__} and a {type(b).__name__}, expected one kind of evaluation"
+                "bootstrap: two evaluations have different ground truth, "
+                f"expected the same {first._units} and what is in them"
             )
-        if any(not _equal(getattr(a, k), getattr(b, k)) for k in a._items):
-            raise DataError(
-                f"bootstrap: two evaluations have different ground truth, expected the same {a._units} and what is in them"
-            )
-        for k in a._protocol * same.get(field, True):
-            x, y = getattr(a, k), getattr(b, k)
+        for item in protocol:
+            x, y = getattr(first, item), getattr(other, item)
             if not _equal(x, y):
+                differ = f"are {x!r} and {y!r}" if isinstance(x, str) else "differ"
                 raise DataError(
-                    f"bootstrap: {k} {f'are {x!r} and {y!r}' if isinstance(x, str) else 'differ'}, expected one protocol "
-                    f"(same_{field}=False compares protocols)"
+                    f"bootstrap: {item} {differ}, expected one protocol (same_{field}=False compares protocols)"
                 )
 
-# (n) replicates of the mean over seeds, seeds drawn with replacement
-def _over_seeds(evaluations, name, n, seed, stream):
+def _over_seeds(evaluations, name, n, seed, stream): # (n) replicates of the mean over seeds, seeds redrawn as well
     values = np.stack([e.replicates(n, seed, [name])[name] for e in evaluations])
     drawn = np.random.default_rng([seed, stream]).integers(len(evaluations), size=values.shape)
     return np.take_along_axis(values, drawn, 0).mean(0)
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #c87aaa81
 def seed_bootstrap(
-    evaluations,     # evaluations of one kind, one a seed
-    name="AP",       # one of their numbers
+    evaluations: list, # evaluations of one kind, one a seed
+    name="AP",         # one of their numbers
     n=1000, seed=0
 ) -> dict: # value, ci (None where undefined, or with only one unit to redraw), n (units), of the mean over seeds
-    "Mean over the seeds of a setting, with a bootstrap over units (images, motions, patients) and seeds; `DataError` for other truth or protocol."
+    "Mean over seeds, bootstrapped over units (images, motions, patients) and seeds; `DataError` if truths differ."
     evaluations = _as_list(evaluations, name)
     _comparable(evaluations)
     values, units = [e.summarize()[name] for e in evaluations], len(evaluations[0])
     draws = _over_seeds(evaluations, name, n, seed, 0)
-    return dict(
-        value=float(np.mean(values)), ci=_interval(draws) if units > 1 and np.isfinite(draws).any() else None, n=units
-    )
+    interval = percentile_interval(draws) if units > 1 and np.isfinite(draws).any() else None
+    return dict(value=float(np.mean(values)), ci=interval, n=units)
 
 def paired_bootstrap(
-    a, b,            # an evaluation, or a list of them, one a seed
+    a: Evaluation | list, b: Evaluation | list, # an evaluation, or a list of them, one a seed
     name="AP",       # one of their numbers
     n=1000, seed=0,
     # False: allow another protocol on the other side, to measure what the protocol alone is worth
     *, same_boxes=True, same_source2d=True, same_labels=True, same_split=True,
     # the sides are the same trainings in the same order, such as before and after a change: seeds are drawn alike
     same_networks=False
-) -> dict: # diff (a - b), lo, hi, p (two-sided), n (units)
-    "Paired bootstrap over units, and over seeds where there are several, of a difference; `DataError` unless both sides have the same truth and protocol."
+) -> dict: # diff (a minus b), lo, hi, p (two-sided), n (units)
+    "Paired bootstrap of a difference over units and seeds; `DataError` unless truth and protocol are the same."
     a, b = _as_list(a, name), _as_list(b, name)
     _comparable(a + b, boxes=same_boxes, source2d=same_source2d, labels=same_labels, split=same_split)
-    diff = float(np.subtract(*(np.mean([e.summarize()[name] for e in side]) for side in (a, b))))
+    mean_a, mean_b = (np.mean([e.summarize()[name] for e in side]) for side in (a, b))
     if same_networks and len(a) != len(b):
         raise DataError(f"paired_bootstrap: {len(a)} and {len(b)} evaluations cannot be of the same networks")
-    d = np.subtract(
-        *(_over_seeds(side, name, n, seed, 0 if same_networks else stream) for stream, side in enumerate((a, b)))
-    )
+    replicates_a = _over_seeds(a, name, n, seed, 0)
+    replicates_b = _over_seeds(b, name, n, seed, 0 if same_networks else 1)
+    d = replicates_a - replicates_b
     d = d[np.isfinite(d)]
     if not len(d):
         raise DataError(f"paired_bootstrap: {name} is undefined, nothing is there that it could measure")
     if len(a[0]) < 2:
         raise DataError(f"paired_bootstrap: only one of the {a[0]._units} that it redraws, expected at least two")
-    return dict(diff=diff, **dict(zip(("lo", "hi"), _interval(d))), p=_two_sided(d), n=len(a[0]))
+    lo, hi = percentile_interval(d)
+    return dict(diff=float(mean_a - mean_b), lo=lo, hi=hi, p=_two_sided(d), n=len(a[0]))
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #a3f50f20
 def _two_sided(d): # bootstrap p value of "the difference is 0"; never 0
-    return float(min(1, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d))))
+    tail = min((d <= 0).sum(), (d >= 0).sum())
+    return float(min(1, 2 * (1 + tail) / (1 + len(d))))
 
 def verdict(
-    diff, lo, hi, # difference and its 95 % interval
+    diff: float, lo: float, hi: float, # difference and its 95 % interval
     margin=0.,    # what counts as no difference
     *, lower_is_better=False # True for errors in millimetres
-) -> str: # "equivalent", "better", "worse" or "undecided"
-    "One word for a difference: equivalent if the interval lies inside +-margin, else better or worse if it leaves out 0, else undecided."
+) -> str: # "equivalent" (interval inside +-margin), "better" or "worse" (it leaves out 0), else "undecided"
+    "One word for a difference and its interval; `DataError` for an interval that is none."
     if lower_is_better:
         diff, lo, hi = -diff, -hi, -lo
     if not lo <= hi or not np.isfinite([diff, lo, hi]).all():
         raise DataError(f"verdict: interval ({lo}, {hi}) of {diff}, expected finite numbers with lo <= hi")
     if -margin <= lo and hi <= margin:
         return "equivalent"
-    return "better" if lo > 0 else "worse" if hi < 0 else "undecided"
+    if lo > 0:
+        return "better"
+    return "worse" if hi < 0 else "undecided"
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #d47c07ab
 def bootstrap_ci(
-    values,            # (n ..) one row an item
-    statistic=np.mean, # maps resampled values (m ..) to a number
+    values: np.ndarray, # (n ..) one row an item
+    statistic=np.mean,  # maps resampled values (m ..) to a number
     n=1000, seed=0,
-    groups=None        # (n) label of each item: whole groups are resampled
+    groups=None         # (n) label of each item: whole groups are resampled
 ) -> tuple: # lo, hi
-    "95 % percentile bootstrap interval of a statistic (Efron 1979); `DataError` for no values, other numbers of labels, or a statistic that is NaN."
+    "95 % percentile bootstrap interval of a statistic (Efron 1979); `DataError` for no values or a NaN."
     values, rng = np.asarray(values), np.random.default_rng(seed)
     if not values.ndim or not len(values):
         raise DataError("values is empty, expected at least one")
-    label = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    _shapes(groups=(label, values.shape[:1]))
+    label = np.arange(len(values))
+    if groups is not None:
+        label = np.unique(np.asarray(groups), return_inverse=True)[1]
+    check_shapes(groups=(label, values.shape[:1]))
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
-    def rows(d): return d if groups is None else np.concatenate([members[i] for i in d])
-    out = np.array([statistic(values[rows(rng.integers(len(members), size=len(members)))]) for _ in range(n)], float)
-    if not np.isfinite(out).all():
+    results = []
+    for _ in range(n):
+        rows = rng.integers(len(members), size=len(members))
+        if groups is not None:
+            rows = np.concatenate([members[i] for i in rows])
+        results.append(statistic(values[rows]))
+    results = np.array(results, float)
+    if not np.isfinite(results).all():
         raise DataError("statistic is NaN or infinite on a resampled set, expected a finite number")
-    return _interval(out)
+    return percentile_interval(results)
 
 def seed_interval(
-    values # one result a seed
+    values: list # one result a seed
 ) -> tuple: # lo, hi
     "95 % t interval of the mean over seeds; `DataError` for fewer than two finite values."
     values = np.asarray(values, float)

@@ -5,8 +5,11 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/models/00_init.ipynb #32c5a20c
+# %% ../../nbs/models/00_init.ipynb #c5fa8d02
 import lazy_loader
 
-_MODULES = "action_transformer hourglass hrnet keypoint_rcnn lifting lstm mean_pose transpose vit weights"
+_MODULES = (
+    "action_transformer detail_enhancement dysample hourglass hrnet keypoint_rcnn lifting lstm mean_pose "
+    "transpose vit weights"
+)
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=_MODULES.split())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import pickle
 import torch
+from pathlib import Path
 from ..core.errors import DataError
 
 # %% auto #0
@@ -13,7 +14,7 @@ __all__ = ['read_weights', 'load_weights']
 
 # %% ../../nbs/models/01_weights.ipynb #22c5715c
 def read_weights(
-    path # file written by `torch.save`: a state dict, or a dict that holds one under "state_dict"
+    path: Path | str # file written by `torch.save`: a state dict, or a dict that holds one under "state_dict"
 ) -> dict: # name -> tensor, without the "module." of DataParallel
     "Read a checkpoint without executing anything in it; `DataError` names the file and what is wrong with it."
     try:
@@ -29,39 +30,36 @@ def read_weights(
     if not isinstance(state, dict):
         raise DataError(f"{path}: expected a dictionary of tensors, got {type(state).__name__}")
     state = state.get("state_dict", state)
-    if not isinstance(state, dict) or (
-        odd := [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
-    ):
-        raise DataError(
-            f"{path}: expected a dictionary of tensors, {f'{odd[0]!r} is none' if isinstance(state, dict) else f'got {type(state).__name__}'}"
-        )
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: expected a dictionary of tensors, got {type(state).__name__}")
+    odd = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    if odd:
+        raise DataError(f"{path}: expected a dictionary of tensors, {odd[0]!r} is none")
     return {k.removeprefix("module."): v for k, v in state.items()}
 
 # %% ../../nbs/models/01_weights.ipynb #752802a8
 def load_weights(
     model: torch.nn.Module,
-    path,          # as for `read_weights`
-    *, strict=True # False: load what fits and return the names of what did not
+    path: Path | str, # as for `read_weights`
+    *, strict=True    # False: load what fits and return the names of what did not
 ) -> dict: # {"missing": [...], "unexpected": [...], "shape": [...]}
-    "Load a checkpoint without executing anything in it; `DataError` names the file and the first tensor that does not fit."
+    "Load a checkpoint without executing anything in it; `DataError` names the first tensor that does not fit."
     state, own = read_weights(path), model.state_dict()
     # a counter that batch norm before PyTorch 0.4.1 had not
     missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")}
+    other_shape = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     report = dict(
-        missing=sorted(missing), unexpected=sorted(state.keys() - own.keys()),
-        shape=sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+        missing=sorted(missing), unexpected=sorted(state.keys() - own.keys()), shape=sorted(other_shape),
     )
     if strict and any(report.values()):
         raise DataError(f"{path}: does not fit {type(model).__name__}: {_misfit(report, own, state)}")
-    model.load_state_dict({k: v for k, v in state.items() if k in own and k not in report["shape"]}, strict=False)
+    fits = {k: v for k, v in state.items() if k in own and k not in report["shape"]}
+    model.load_state_dict(fits, strict=False)
     return report
 
-def _misfit(report, own, state):
+def _misfit(report, own, state): # what does not fit, in words
     if report["shape"]:
-        k = report["shape"][0]
-        return f"{k!r} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
-    return "; ".join(
-        f"{len(report[kind])} {kind} tensors, first {report[kind][0]!r}"
-        for kind in ("missing", "unexpected")
-        if report[kind]
-    )
+        name = report["shape"][0]
+        return f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+    kinds = [kind for kind in ("missing", "unexpected") if report[kind]]
+    return "; ".join(f"{len(report[kind])} {kind} tensors, first {report[kind][0]!r}" for kind in kinds)

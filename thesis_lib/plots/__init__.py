@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/plots/00_init.ipynb #9eb82517
+# %% ../../nbs/plots/00_init.ipynb #d4adc600
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
-    style="WIDTH set_style as_image show_image contact_sheet",
-    skeletons="bone_color draw_skeleton standing_pose skeleton_figure overlay_people example_people",
+    style="WIDTH SIDE_COLORS GREY set_style as_image float_array show_image picture_grid contact_sheet",
+    skeletons=("checked_points halo faded bone_color draw_skeleton standing_pose skeleton_figure "
+        "overlay_people example_people"),
     maps="overlay_map show_heatmaps attention_rows show_attention",
     curves="plot_curves plot_intervals",
     pose3d="project_view draw_pose_3d show_lifting pose_frames",
-    diagram="trace_model model_diagram",
+    trace="matches_name trace_model",
+    diagram="model_diagram",
 )
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}

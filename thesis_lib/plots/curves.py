@@ -6,16 +6,18 @@
 from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
+from pathlib import Path
 from ..core.errors import DataError
-from .style import WIDTH, _GREY
+from .style import GREY, WIDTH
 
 # %% auto #0
 __all__ = ['plot_curves', 'plot_intervals']
 
 # %% ../../nbs/plots/04_curves.ipynb #642f430b
-def _read_log(log, x):
-    frame = log if isinstance(log, pd.DataFrame) else None
-    if frame is None:
+def _read_log(log, x): # one row a value of x
+    frame, name = log, "log"
+    if not isinstance(log, pd.DataFrame):
+        name = log
         try:
             frame = pd.read_csv(log)
         except FileNotFoundError:
@@ -23,45 +25,48 @@ def _read_log(log, x):
         except (pd.errors.EmptyDataError, pd.errors.ParserError):
             raise DataError(f"{log}: expected a CSV with one row a measurement") from None
     if x not in frame or frame.empty:
-        raise DataError(
-            f"{log if frame is not log else 'log'}: expected rows with a column {x!r}, got columns {', '.join(map(str, frame.columns)) or 'none'}"
-        )
+        columns = ", ".join(map(str, frame.columns)) or "none"
+        raise DataError(f"{name}: expected rows with a column {x!r}, got columns {columns}")
     return frame.select_dtypes("number").groupby(x).mean().dropna(axis=1, how="all")
 
+def _panels_of(frame): # title -> columns: those of training and validation that share the end of their name
+    panels = {}
+    for column in frame.columns.drop("step", errors="ignore"):
+        title = column.rsplit("_", 1)[-1] if column.startswith(("train_", "val_")) else column
+        panels.setdefault(title, []).append(column)
+    return panels
+
 # %% ../../nbs/plots/04_curves.ipynb #a8ddb08f
+def _chosen_epoch(frame, best): # the epoch itself, or that of the smallest error or the largest score
+    if not isinstance(best, str):
+        return best
+    return frame[best].idxmin() if "loss" in best or "error" in best else frame[best].idxmax()
+
 def plot_curves(
-    log,            # DataFrame or path of a CSV
+    log: pd.DataFrame | Path | str, # table, or path of a CSV
     # column that chose the epoch (its maximum, or minimum if "loss" or "error" is in its name); or the epoch itself
     *, best=None,
     panels=None,    # dict title -> columns; None: columns grouped by the end of their name
-    x="epoch", width=WIDTH
-):
+    x="epoch", width=WIDTH # column, inches
+) -> plt.Figure:
     "Training curves with the chosen epoch marked; `DataError` on a missing file or column."
     frame = _read_log(log, x)
-    if panels is None:
-        panels = {}
-        for c in frame.columns.drop("step", errors="ignore"):
-            panels.setdefault(c.rsplit("_", 1)[-1] if c.startswith(("train_", "val_")) else c, []).append(c)
-    for c in [*(c for columns in panels.values() for c in columns), *([best] if isinstance(best, str) else [])]:
-        if c not in frame:
-            raise DataError(f"log: no column {c!r}, it has {', '.join(frame.columns)}")
-    epoch = best
-    if isinstance(best, str):
-        epoch = frame[best].idxmin() if any(w in best for w in ("loss", "error")) else frame[best].idxmax()
-    fig, axes = plt.subplots(
-        1, len(panels), figsize=(min(width, 2.3 * len(panels)), 1.7), squeeze=False, layout="constrained"
-    )
+    panels = _panels_of(frame) if panels is None else panels
+    needed = [column for columns in panels.values() for column in columns]
+    for column in needed + ([best] if isinstance(best, str) else []):
+        if column not in frame:
+            raise DataError(f"log: no column {column!r}, it has {', '.join(frame.columns)}")
+    epoch, size = _chosen_epoch(frame, best), (min(width, 2.3 * len(panels)), 1.7)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, (title, columns) in zip(axes[0], panels.items()):
-        for i, c in enumerate(columns):
-            values, style = frame[c].dropna(), ("-", "--", ":", "-.")[i % 4]
-            ax.plot(
-                values.index, values, style, color=f"C{i}", marker="o" if len(values) < 3 else "", ms=3,
-                label=c.removesuffix(f"_{title}"),
-            )
+        for i, column in enumerate(columns):
+            values, line, color = frame[column].dropna(), ("-", "--", ":", "-.")[i % 4], f"C{i}"
+            marker, label = "o" if len(values) < 3 else "", column.removesuffix(f"_{title}")
+            ax.plot(values.index, values, line, color=color, marker=marker, ms=3, label=label)
             if epoch in values.index:
-                ax.plot(epoch, values[epoch], "o", ms=4, color=f"C{i}", mec="white", mew=.6, zorder=4)
+                ax.plot(epoch, values[epoch], "o", ms=4, color=color, mec="white", mew=.6, zorder=4)
         if epoch is not None:
-            ax.axvline(epoch, lw=.8, color=_GREY, ls=(0, (3, 2)), zorder=0)
+            ax.axvline(epoch, lw=.8, color=GREY, ls=(0, (3, 2)), zorder=0)
         ax.set(title=title, xlabel=x if epoch is None else f"{x} ({epoch:g} kept)")
         ax.ticklabel_format(axis="y", scilimits=(-2, 4))
         ax.yaxis.get_offset_text().set_size(6.5)
@@ -71,39 +76,38 @@ def plot_curves(
     return fig
 
 # %% ../../nbs/plots/04_curves.ipynb #d81068bb
+def _draw_variant(ax, y, value, lo, hi, published, digits): # a row: interval, dot, published value, and the numbers
+    text = f"{value:.{digits}f}"
+    if pd.notna(lo) and pd.notna(hi):
+        ax.plot([lo, hi], [y, y], color="C0", lw=1.4, solid_capstyle="butt")
+        text += f" [{lo:.{digits}f}, {hi:.{digits}f}]"
+    ax.plot(value, y, "o", ms=4.5, color="C0")
+    if pd.notna(published):
+        ax.plot(published, y, "D", ms=4.5, mfc="none", mec="C1", mew=1.3)
+    outside = dict(xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points")
+    ax.annotate(text, (1, y), va="center", fontsize=6.5, **outside)
+
 def plot_intervals(
-    frame: pd.DataFrame,  # one row a setting (and protocol)
+    frame: pd.DataFrame,  # one row a variant (and protocol)
     value="value", lo="lo", hi="hi", label="label", *, # its columns; lo and hi may be missing values
     published=None,       # column of published values
     panel=None,           # column whose values must not be compared: an axis each
     xlabel="", digits=3, width=WIDTH
-):
-    "Dot-and-interval plot of settings beside published values; `DataError` on a missing column."
-    for c in (value, lo, hi, label, published, panel):
-        if c is not None and c not in frame:
-            raise DataError(f"frame: no column {c!r}, it has {', '.join(map(str, frame.columns))}")
+) -> plt.Figure:
+    "Dot-and-interval plot of variants beside published values; `DataError` on a missing column."
+    for column in (value, lo, hi, label, published, panel):
+        if column is not None and column not in frame:
+            raise DataError(f"frame: no column {column!r}, it has {', '.join(map(str, frame.columns))}")
     if frame.empty:
         raise DataError("frame: expected at least one setting, got none")
-    labels, parts = (
-        list(dict.fromkeys(frame[label])), [("", frame)] if panel is None else list(frame.groupby(panel, sort=False)),
-    )
-    fig, axes = plt.subplots(
-        1, len(parts), figsize=(width, 0.22 * len(labels) + 0.62), sharey=True, squeeze=False, layout="constrained"
-    )
-    for i, (ax, (title, rows)) in enumerate(zip(axes[0], parts)):
-        for r in rows.to_dict("records"):
-            y = labels.index(r[label])
-            interval = pd.notna(r[lo]) and pd.notna(r[hi])
-            if interval:
-                ax.plot([r[lo], r[hi]], [y, y], color="C0", lw=1.4, solid_capstyle="butt")
-            ax.plot(r[value], y, "o", ms=4.5, color="C0")
-            if published and pd.notna(r[published]):
-                ax.plot(r[published], y, "D", ms=4.5, mfc="none", mec="C1", mew=1.3)
-            text = f"{r[value]:.{digits}f}" + (f" [{r[lo]:.{digits}f}, {r[hi]:.{digits}f}]" if interval else "")
-            ax.annotate(
-                text, (1, y), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
-                va="center", fontsize=6.5,
-            )
+    labels = list(dict.fromkeys(frame[label]))
+    parts = [("", frame)] if panel is None else list(frame.groupby(panel, sort=False))
+    size = (width, .22 * len(labels) + .62)
+    fig, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, (title, rows) in zip(axes[0], parts):
+        for row in rows.to_dict("records"):
+            beside = row[published] if published else None
+            _draw_variant(ax, labels.index(row[label]), row[value], row[lo], row[hi], beside, digits)
         ax.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - .5, -.5), xlabel=xlabel, title=title)
         ax.grid(axis="y", lw=.4, color="#dddddd")
         ax.tick_params(axis="y", length=0)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from ..core.errors import DataError
-from .skeletons import _halo, _points
-from .style import WIDTH, _array, _grid, as_image, show_image
+from .skeletons import checked_points, halo
+from .style import WIDTH, as_image, float_array, picture_grid, show_image
 from ..skeletons import COCO17, Skeleton
 
 # %% auto #0
@@ -16,13 +16,14 @@ __all__ = ['overlay_map', 'show_heatmaps', 'attention_rows', 'show_attention']
 
 # %% ../../nbs/plots/03_maps.ipynb #b8669530
 def overlay_map(
-    ax, image,
-    values,   # (h w) nonnegative, any resolution: its cells tile the image
-    *, vmax=None,  # value of full colour; None: the largest
+    ax: plt.Axes,
+    image: np.ndarray,
+    values: np.ndarray, # (h w) nonnegative, any resolution: its cells tile the image
+    *, vmax=None,       # value of full colour; None: the largest
     title=None, cmap="inferno"
-):
+) -> plt.Axes:
     "One map over the grey image, its opacity following its value."
-    grey, m = as_image(image).mean(-1), _array(values, "values", 2)
+    grey, m = as_image(image).mean(-1), float_array(values, "values", 2)
     strength = (m / max(vmax or m.max(), 1e-12)).clip(0, 1)
     h, w = grey.shape
     show_image(ax, .25 + .7 * grey, title=title)
@@ -33,30 +34,27 @@ def overlay_map(
     return ax
 
 def _corner(ax, text): # a small number in the lower right of a picture
-    ax.text(
-        0.97, 0.02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6, color="white",
-        path_effects=_halo(1.6, "black"),
-    )
+    style = dict(fontsize=6, color="white", path_effects=halo(1.6, "black"))
+    ax.text(.97, .02, text, transform=ax.transAxes, ha="right", va="bottom", **style)
 
 # %% ../../nbs/plots/03_maps.ipynb #656a06fb
 def show_heatmaps(
-    image,                        # the crop the maps belong to
-    heatmaps,                     # (k h w)
+    image: np.ndarray,            # the crop the maps belong to
+    heatmaps: np.ndarray,         # (k h w)
     skeleton: Skeleton = COCO17, *,
     keypoints=None,               # (k 2) true keypoints in image pixels, drawn as rings
     columns=6, width=WIDTH        # inches
-):
+) -> plt.Figure:
     "All joints' heatmaps over the crop; `DataError` if there are not as many as joints."
-    maps, a = _array(heatmaps, "heatmaps", 3), as_image(image)
+    maps, crop = float_array(heatmaps, "heatmaps", 3), as_image(image)
     if len(maps) != skeleton.k:
         raise DataError(f"heatmaps: expected ({skeleton.k} h w) for {skeleton.name}, got shape {maps.shape}")
-    fig, axes = _grid(len(maps), a.shape[0] / a.shape[1], columns, width)
-    scale, true = (
-        np.array([a.shape[1] / maps.shape[2], a.shape[0] / maps.shape[1]]),
-        keypoints if keypoints is None else _points(keypoints, None, skeleton)[0],
-    )
+    h, w = crop.shape[:2]
+    fig, axes = picture_grid(len(maps), h / w, columns, width)
+    scale = np.array([w / maps.shape[2], h / maps.shape[1]])
+    true = keypoints if keypoints is None else checked_points(keypoints, None, skeleton)[0]
     for j, (ax, m) in enumerate(zip(axes, maps)):
-        overlay_map(ax, a, m.clip(0), title=skeleton.joints[j].replace("_", " "))
+        overlay_map(ax, crop, m.clip(0), title=skeleton.joints[j].replace("_", " "))
         x, y = (np.array(np.unravel_index(m.argmax(), m.shape))[::-1] + .5) * scale - .5
         ax.plot(x, y, "o", ms=2.2, mew=.5, mfc="white", mec="black")
         if true is not None:
@@ -67,6 +65,7 @@ def show_heatmaps(
 # %% ../../nbs/plots/03_maps.ipynb #ca644dbb
 def _query_token(query, grid, image, keypoints, skeleton, n, prefix): # -> token row, (x, y) or None
     w, h = grid
+    height, width = image.shape[:2]
     if isinstance(query, str):
         query = skeleton.index(query)
     if np.ndim(query) == 0 and keypoints is None:
@@ -76,33 +75,32 @@ def _query_token(query, grid, image, keypoints, skeleton, n, prefix): # -> token
     if np.ndim(query) == 0:
         if not 0 <= query < len(keypoints):
             raise DataError(f"query: joint {query} does not exist, keypoints has {len(keypoints)}")
-        query = _array(keypoints, "keypoints", 2)[int(query)]
+        query = float_array(keypoints, "keypoints", 2)[int(query)]
     x, y = (float(v) for v in query[:2])
-    if not (-.5 <= x < image.shape[1] - .5 and -.5 <= y < image.shape[0] - .5):
-        raise DataError(
-            f"query: ({x:.1f}, {y:.1f}) lies outside the image of {image.shape[1]} x {image.shape[0]} pixels"
-        )
+    if not (-.5 <= x < width - .5 and -.5 <= y < height - .5):
+        raise DataError(f"query: ({x:.1f}, {y:.1f}) lies outside the image of {width} x {height} pixels")
     if n != prefix + w * h:
         raise DataError(f"query: {n} query tokens are not the {w} x {h} grid, give a token number and no keypoints")
-    return prefix + int((y + .5) / image.shape[0] * h) * w + int((x + .5) / image.shape[1] * w), (x, y)
+    row, column = int((y + .5) / height * h), int((x + .5) / width * w)
+    return prefix + row * w + column, (x, y)
 
 # %% ../../nbs/plots/03_maps.ipynb #7d9bb5a0
 def attention_rows(
-    weights,            # (h n m) of one layer, or a dict layer name -> (h n m) or (1 h n m)
-    grid,               # (w, h) of the token grid
-    *, prefix=0         # tokens before the grid, such as a class token
+    weights: np.ndarray | dict, # (h n m) of one layer, or a dict layer name -> (h n m) or (1 h n m)
+    grid: tuple,                # (w, h) of the token grid
+    *, prefix=0                 # tokens before the grid, such as a class token
 ) -> dict: # layer name -> (h n m)
     "Attention weights by layer, checked; `DataError` if the tokens do not fill the grid."
     layers = {}
-    for name, w in (weights if isinstance(weights, dict) else {"": weights}).items():
-        a = _array(w[0] if np.ndim(w) == 4 and len(w) == 1 else w, f"weights {name}".strip(), 3)
-        if a.shape[-1] != prefix + grid[0] * grid[1]:
-            raise DataError(
-                f"weights {name}".strip()
-                + f": {a.shape[-1]} tokens do not fill a grid of {grid[0]} x {grid[1]}"
-                + f" after {prefix} others" * bool(prefix)
-            )
-        layers[name] = a
+    for layer, given in (weights if isinstance(weights, dict) else {"": weights}).items():
+        name = f"weights {layer}".strip()
+        if np.ndim(given) == 4 and len(given) == 1:
+            given = given[0]
+        m = float_array(given, name, 3)
+        if m.shape[-1] != prefix + grid[0] * grid[1]:
+            others = f" after {prefix} others" if prefix else ""
+            raise DataError(f"{name}: {m.shape[-1]} tokens do not fill a grid of {grid[0]} x {grid[1]}{others}")
+        layers[layer] = m
     if not layers:
         raise DataError("weights: expected at least one layer, got none")
     return layers
@@ -113,45 +111,48 @@ def _attention_panels(layers, query, grid, image, keypoints, skeleton, prefix, d
         raise DataError(f'direction: expected "query" or "key", got {direction!r}')
     panels = []
     for name, m in layers.items():
-        token, place = _query_token(query, grid, image, keypoints, skeleton, m.shape[1], prefix)
-        if direction == "key" and m.shape[1] != m.shape[2]:
+        queries, keys = m.shape[1:]
+        token, place = _query_token(query, grid, image, keypoints, skeleton, queries, prefix)
+        if direction == "key" and queries != keys:
             raise DataError(
-                f"weights {name}: direction 'key' needs self-attention, got {m.shape[1]} queries and {m.shape[2]} keys"
+                f"weights {name}: direction 'key' needs self-attention, got {queries} queries and {keys} keys"
             )
-        panels.append([*(m[:, token] if direction == "query" else m[:, :, token])])
+        panels.append(list(m[:, token] if direction == "query" else m[:, :, token]))
     return panels, place
 
 # %% ../../nbs/plots/03_maps.ipynb #dd0adf94
 def show_attention(
-    image, weights,     # see `attention_rows`
-    grid,               # (w, h) of the token grid
-    query,              # (x, y) in image pixels; or joint (name or number) with `keypoints`; or a token number
+    image: np.ndarray,
+    weights: np.ndarray | dict, # see `attention_rows`
+    grid: tuple,        # (w, h) of the token grid
+    query: object,      # (x, y) in image pixels; or joint (name or number) with `keypoints`; or a token number
     *, keypoints=None,  # (k 2) image pixels
     skeleton: Skeleton = COCO17,
     average=False,      # mean over heads: one row, a column per layer
     direction="query",  # "query": where the token looks; "key": which tokens look at it
     prefix=0,           # tokens before the grid, such as a class token
     width=None          # inches; None: up to the text width
-):
-    "Attention of one place or joint over the image, a row per layer and a column per head; `DataError` on a query outside."
-    a, layers = as_image(image), attention_rows(weights, grid, prefix=prefix)
-    panels, place = _attention_panels(layers, query, grid, a, keypoints, skeleton, prefix, direction)
+) -> plt.Figure:
+    "Attention of one place or joint, a row per layer and a column per head; `DataError` on a query outside."
+    picture, layers = as_image(image), attention_rows(weights, grid, prefix=prefix)
+    panels, place = _attention_panels(layers, query, grid, picture, keypoints, skeleton, prefix, direction)
     if average:
         panels, titles, labels = [[np.mean(row, 0) for row in panels]], [*layers], [""]
     else:
         titles, labels = [f"head {i + 1}" for i in range(max(map(len, panels)))], [*layers]
-    width = width or min(WIDTH, 1.3 * len(titles))
-    fig, axes = _grid(len(labels) * len(titles), a.shape[0] / a.shape[1], len(titles), width, "first", .15)
+    width, aspect = width or min(WIDTH, 1.3 * len(titles)), picture.shape[0] / picture.shape[1]
+    fig, axes = picture_grid(len(labels) * len(titles), aspect, len(titles), width, "first", .15)
     for i, ax in enumerate(axes):
-        r, c = divmod(i, len(titles))
-        if c >= len(panels[r]):
+        row, column = divmod(i, len(titles))
+        if column >= len(panels[row]):
             ax.axis("off")
             continue
-        v = panels[r][c]
-        overlay_map(ax, a, v[prefix:].reshape(grid[::-1]), title=None if r else titles[c], cmap="viridis")
+        v = panels[row][column]
+        title = None if row else titles[column]
+        overlay_map(ax, picture, v[prefix:].reshape(grid[::-1]), title=title, cmap="viridis")
         _corner(ax, f"{v.max() * len(v):.1f}×")
         if place:
             ax.plot(*place, "*", ms=7, mfc="#d55e00", mec="white", mew=.7)
-        if c == 0:
-            ax.set_ylabel(labels[r], fontsize=7, labelpad=2)
+        if column == 0:
+            ax.set_ylabel(labels[row], fontsize=7, labelpad=2)
     return fig

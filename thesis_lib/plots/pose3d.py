@@ -11,8 +11,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from ..core.errors import DataError
-from .skeletons import bone_color, _halo, draw_skeleton
-from .style import WIDTH, _SIDES, _array
+from .skeletons import bone_color, draw_skeleton, halo
+from .style import SIDE_COLORS, WIDTH, float_array
 from ..skeletons import H36M17, Skeleton
 
 # %% auto #0
@@ -23,122 +23,130 @@ _SQUARE = 500. # mm, of the ground
 _VIEWS = {"from the front": (0., 12.), "from the side": (90., 12.)} # azimuth and elevation, degrees
 
 def project_view(
-    points,         # (.. 3) mm
+    points: np.ndarray, # (.. 3) mm
     # degrees round the vertical: 0 from the camera, 90 from the person's side as the camera sees it, on the right
     azimuth=0.,
-    elevation=12.,  # degrees above the horizon
-    axes="camera"   # of the points: "camera" (x right, y down, z away) or "world" (z up)
+    elevation=12.,      # degrees above the horizon
+    axes="camera"       # of the points: "camera" (x right, y down, z away) or "world" (z up)
 ) -> tuple: # (.. 2) right and up, (..) away, mm
     "Parallel projection of points, and how far away they are; `DataError` for other axes."
     if axes not in ("camera", "world"):
         raise DataError(f"axes = {axes!r}: expected 'camera' (y down) or 'world' (z up)")
     p = np.asarray(points, float)
-    x, up, z = (p[..., 0], -p[..., 1], p[..., 2]) if axes == "camera" else (p[..., 0], p[..., 2], p[..., 1])
-    a, e = np.deg2rad((azimuth, elevation))
-    right, away = np.cos(a) * x + np.sin(a) * z, np.cos(a) * z - np.sin(a) * x
-    return np.stack([right, np.cos(e) * up + np.sin(e) * away], -1), np.cos(e) * away - np.sin(e) * up
+    if axes == "camera":
+        x, up, z = p[..., 0], -p[..., 1], p[..., 2]
+    else:
+        x, up, z = p[..., 0], p[..., 2], p[..., 1]
+    turn, tilt = np.deg2rad((azimuth, elevation))
+    right, away = np.cos(turn) * x + np.sin(turn) * z, np.cos(turn) * z - np.sin(turn) * x
+    flat = np.stack([right, np.cos(tilt) * up + np.sin(tilt) * away], -1)
+    return flat, np.cos(tilt) * away - np.sin(tilt) * up
 
 # %% ../../nbs/plots/05_pose3d.ipynb #18556549
-def _space(poses, axes): # root-free extent of poses (.. k 3): middle on the ground, radius, height of ground
-    p = _array(poses.reshape(-1, 3), "pose", 2)
+def _space(poses, axes): # of poses (.. k 3): middle on the ground, radius, height of the ground, height of the middle
+    p = float_array(poses.reshape(-1, 3), "pose", 2)
     p = p[np.isfinite(p).all(1)]
     if not len(p):
         raise DataError("pose: expected finite joints, got none")
     up = -p[:, 1] if axes == "camera" else p[:, 2]
     flat = p[:, [0, 2]] if axes == "camera" else p[:, :2]
     middle = (flat.min(0) + flat.max(0)) / 2
-    return (
-        middle, max(np.linalg.norm(flat - middle, axis=1).max(), np.ptp(up) / 2) * 1.08, up.min(),
-        (up.min() + up.max()) / 2,
-    )
+    radius = max(np.linalg.norm(flat - middle, axis=1).max(), np.ptp(up) / 2) * 1.08
+    return middle, radius, up.min(), (up.min() + up.max()) / 2
+
+def _fit(ax, x, y, radius): # equal aspect, room for a radius round (x, y), no axes
+    ax.set(xlim=(x - radius, x + radius), ylim=(y - 1.05 * radius, y + 1.05 * radius), aspect="equal")
+    ax.axis("off")
 
 def _stage(ax, space, azimuth, elevation, axes): # the ground, and limits that fit every view of the same space
-    (x, z), r, ground, height = space
+    (x, z), radius, ground, height = space
     def place(x, z, up):
         return project_view((x, -up, z) if axes == "camera" else (x, z, up), azimuth, elevation, axes)[0]
-    n = np.ceil(r / _SQUARE) * _SQUARE
+    def line(start, end):
+        ends = [place(x + dx, z + dz, ground) for dx, dz in (start, end)]
+        ax.plot(*np.array(ends).T, color="#dcdcdc", lw=.6, zorder=0)
+    n = np.ceil(radius / _SQUARE) * _SQUARE
     for s in np.arange(-n, n + 1, _SQUARE):
-        for line in (((s, -n), (s, n)), ((-n, s), (n, s))):
-            ax.plot(*np.array([place(x + a, z + b, ground) for a, b in line]).T, color="#dcdcdc", lw=.6, zorder=0)
-    cx, cy = place(x, z, height)
-    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal")
-    ax.axis("off")
+        line((s, -n), (s, n))
+        line((-n, s), (n, s))
+    _fit(ax, *place(x, z, height), radius)
     return ax
 
 # %% ../../nbs/plots/05_pose3d.ipynb #9cb559c5
 def _pose(pose, name, skeleton): # (k 3) checked
-    p = _array(pose, name, 2)
+    p = float_array(pose, name, 2)
     if p.shape != (skeleton.k, 3):
         raise DataError(f"{name}: expected ({skeleton.k} 3) for {skeleton.name}, got shape {p.shape}")
     return p
 
 def draw_pose_3d(
-    ax, pose,          # (k 3) mm
+    ax: plt.Axes,
+    pose: np.ndarray,  # (k 3) mm
     skeleton: Skeleton = H36M17, *,
     azimuth=0., elevation=12., # degrees, see `project_view`
     reference=None,    # (k 3) the true pose, thin and dark underneath
     axes="camera",     # or "world", z up
     title=None, width=1.6, size=2.6 # points
-):
+) -> plt.Axes:
     "One pose in space from one side, over a light ground; `DataError` if the joints do not fit the skeleton."
-    poses = [_pose(pose, "pose", skeleton)] + ([] if reference is None else [_pose(reference, "reference", skeleton)])
+    poses, styles = [_pose(pose, "pose", skeleton)], [dict(width=width, size=size)]
+    if reference is not None:
+        poses.append(_pose(reference, "reference", skeleton))
+        styles.append(dict(color="#1a1a1a", width=.8, size=1.8))
     _stage(ax, _space(np.stack(poses), axes), azimuth, elevation, axes)
-    for p, style in zip(
-        poses[::-1], [dict(color="#1a1a1a", width=0.8, size=1.8)] * (len(poses) - 1) + [dict(width=width, size=size)]
-    ):
-        flat, depth = project_view(p, azimuth, elevation, axes)
+    for joints, style in reversed(list(zip(poses, styles))): # the true pose first, underneath
+        flat, depth = project_view(joints, azimuth, elevation, axes)
         draw_skeleton(ax, flat, skeleton=skeleton, depth=depth, **style)
     if title:
         ax.set_title(title, pad=2)
     return ax
 
 # %% ../../nbs/plots/05_pose3d.ipynb #dca16672
-def _lifted(poses2d, predicted, truth, skeleton): # arrays of one length, checked
-    given = dict(poses2d=(poses2d, 2), predicted=(predicted, 3)) | ({} if truth is None else dict(truth=(truth, 3)))
-    arrays = {name: _array(x, name, 3) for name, (x, _) in given.items()}
-    for name, a in arrays.items():
-        want = len(arrays["poses2d"]), skeleton.k, given[name][1]
-        if a.shape != want or not len(a):
-            raise DataError(f"{name}: expected {want}, one pose a frame, got shape {a.shape}")
-    return *arrays.values(), *[None] * (truth is None)
+def _lifted(poses2d, predicted, truth, skeleton): # arrays of one length, checked; the truth may be None
+    given = dict(poses2d=(poses2d, 2), predicted=(predicted, 3), truth=(truth, 3))
+    arrays = {}
+    for name, (poses, _) in given.items():
+        arrays[name] = None if name == "truth" and truth is None else float_array(poses, name, 3)
+    for name, array in arrays.items():
+        expected = len(arrays["poses2d"]), skeleton.k, given[name][1]
+        if array is not None and (array.shape != expected or not len(array)):
+            raise DataError(f"{name}: expected {expected}, one pose a frame, got shape {array.shape}")
+    return arrays.values()
 
-def _flat_limits(ax, flat): # room for 2D poses (.. k 2) with y up, equal aspect
+def _fit_flat(ax, flat): # room for 2D poses (.. k 2) with y up
     p = flat.reshape(-1, 2)
     p = p[np.isfinite(p).all(1)]
-    (cx, cy), r = (p.min(0) + p.max(0)) / 2, np.ptp(p, axis=0).max() * .54
-    ax.set(xlim=(cx - r, cx + r), ylim=(cy - 1.05 * r, cy + 1.05 * r), aspect="equal")
-    ax.axis("off")
+    x, y = (p.min(0) + p.max(0)) / 2
+    _fit(ax, x, y, np.ptp(p, axis=0).max() * .54)
 
 # %% ../../nbs/plots/05_pose3d.ipynb #b4c95281
 def show_lifting(
-    poses2d,         # (n k 2) what the lifter saw, y down
-    predicted,       # (n k 3) mm
+    poses2d: np.ndarray,   # (n k 2) what the lifter saw, y down
+    predicted: np.ndarray, # (n k 3) mm
     truth=None,      # (n k 3) mm
     skeleton: Skeleton = H36M17, *,
     images=None,     # n pictures in place of plain ground; poses2d are then in their pixels
     titles=None,     # n texts, one a row
     axes="camera", width=WIDTH # inches
-):
+) -> plt.Figure:
     "Rows of 2D input and of the prediction over the truth from two sides; `DataError` if they do not belong together."
     poses2d, predicted, truth = _lifted(poses2d, predicted, truth, skeleton)
-    fig, axs = plt.subplots(
-        len(poses2d), 3, figsize=(width, len(poses2d) * width * 0.36 + 0.15), squeeze=False, layout="constrained"
-    )
-    for i, row in enumerate(axs):
-        draw_skeleton(
-            row[0], poses2d[i] * (1, 1 if images else -1), skeleton=skeleton, image=images[i] if images else None
-        )
-        if not images:
-            _flat_limits(row[0], poses2d[i] * (1, -1))
-        for ax, (name, (azimuth, elevation)) in zip(row[1:], _VIEWS.items()):
-            draw_pose_3d(
-                ax, predicted[i], skeleton, azimuth=azimuth, elevation=elevation,
-                reference=None if truth is None else truth[i], axes=axes, title=None if i else name,
-            )
+    n = len(poses2d)
+    fig, axs = plt.subplots(n, 3, figsize=(width, n * width * .36 + .15), squeeze=False, layout="constrained")
+    for i, (first, *others) in enumerate(axs):
+        if images:
+            draw_skeleton(first, poses2d[i] * (1, 1), skeleton=skeleton, image=images[i])
+        else:
+            draw_skeleton(first, poses2d[i] * (1, -1), skeleton=skeleton)
+            _fit_flat(first, poses2d[i] * (1, -1))
+        true = None if truth is None else truth[i]
+        for ax, (name, (azimuth, elevation)) in zip(others, _VIEWS.items()):
+            view = dict(azimuth=azimuth, elevation=elevation, axes=axes, title=None if i else name)
+            draw_pose_3d(ax, predicted[i], skeleton, reference=true, **view)
         if not i:
-            row[0].set_title("2D input", pad=2)
+            first.set_title("2D input", pad=2)
         if titles:
-            row[0].text(0, .5, titles[i], transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=7)
+            first.text(0, .5, titles[i], transform=first.transAxes, rotation=90, ha="right", va="center", fontsize=7)
     plt.close(fig)
     return fig
 
@@ -147,22 +155,18 @@ class _Limbs:
     "A skeleton that moves: one artist for all bones, one for all joints."
     def __init__(self, ax, skeleton, color=None, width=1.8, size=9):
         self.skeleton, self.bones = skeleton, np.array(skeleton.bones)
-        self.colors = np.array([to_rgb(color or bone_color(skeleton, a, b)) for a, b in self.bones])
-        style = dict(animated=True, path_effects=_halo(width + 1.2))
-        self.artists = [
-            ax.add_collection(LineCollection([], lw=width, capstyle="round", **style), autolim=False),
-            ax.scatter(
-                *np.zeros((2, skeleton.k)), s=size, color=[color or _SIDES[s] for s in skeleton.side], animated=True,
-                lw=0, zorder=4,
-            ),
-        ]
+        self.colors = np.array([to_rgb(color or bone_color(skeleton, i, j)) for i, j in self.bones])
+        joint_colors = [color or SIDE_COLORS[side] for side in skeleton.side]
+        lines = LineCollection([], lw=width, capstyle="round", animated=True, path_effects=halo(width + 1.2))
+        self.lines = ax.add_collection(lines, autolim=False)
+        x, y = np.zeros((2, skeleton.k))
+        self.joints = ax.scatter(x, y, s=size, color=joint_colors, animated=True, lw=0, zorder=4)
 
-    def draw(self, flat, depth=None): # (k 2), (k,)
+    def draw(self, flat, depth=None): # (k 2), (k)
         order = np.arange(len(self.bones)) if depth is None else np.argsort(-depth[self.bones].sum(1))
-        lines, joints = self.artists
-        lines.set(segments=flat[self.bones[order]], color=self.colors[order])
-        joints.set_offsets(flat)
-        for artist in self.artists:
+        self.lines.set(segments=flat[self.bones[order]], color=self.colors[order])
+        self.joints.set_offsets(flat)
+        for artist in (self.lines, self.joints):
             artist.axes.draw_artist(artist)
 
 def _animate(canvas, moves, n): # frames of what the moves draw over a still background
@@ -177,26 +181,25 @@ def _animate(canvas, moves, n): # frames of what the moves draw over a still bac
 
 # %% ../../nbs/plots/05_pose3d.ipynb #d87d5a29
 def pose_frames(
-    poses2d,         # (t k 2) what the lifter saw, y down
-    predicted,       # (t k 3) mm
+    poses2d: np.ndarray,   # (t k 2) what the lifter saw, y down
+    predicted: np.ndarray, # (t k 3) mm
     truth=None,      # (t k 3) mm
     skeleton: Skeleton = H36M17, *,
     size=(768, 272), # (w, h) pixels, even for the sake of video codecs
     axes="camera"
 ) -> np.ndarray: # (t h w 3) uint8
-    "Frames of an animation: 2D input, and the prediction over the truth from two sides; `DataError` if they do not belong together."
+    "Frames of an animation with the panels of `show_lifting`; `DataError` if the poses do not belong together."
     poses2d, predicted, truth = _lifted(poses2d, predicted, truth, skeleton)
     fig = Figure(figsize=np.array(size) / 100, dpi=100, facecolor="white")
-    canvas, space, moves = (
-        FigureCanvasAgg(fig), _space(predicted if truth is None else np.concatenate([predicted, truth]), axes), [],
-    )
-    def move(limbs, flat, depth=(None,) * len(poses2d)): moves.append(lambda i: limbs.draw(flat[i], depth[i]))
+    canvas, moves = FigureCanvasAgg(fig), []
+    space = _space(predicted if truth is None else np.concatenate([predicted, truth]), axes)
+    def move(limbs, flat, depth): moves.append(lambda i: limbs.draw(flat[i], None if depth is None else depth[i]))
     for i, (title, view) in enumerate({"2D input": None, **_VIEWS}.items()):
         ax = fig.add_axes([i / 3, 0, 1 / 3, .92])
         ax.set_title(title, pad=2, fontsize=9)
         if view is None:
-            _flat_limits(ax, poses2d * (1, -1))
-            move(_Limbs(ax, skeleton), poses2d * (1, -1))
+            _fit_flat(ax, poses2d * (1, -1))
+            move(_Limbs(ax, skeleton), poses2d * (1, -1), None)
             continue
         _stage(ax, space, *view, axes)
         if truth is not None:

@@ -11,15 +11,21 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from ..core.errors import DataError
-from .style import _SIDES, _array, show_image
+from .style import SIDE_COLORS, float_array, show_image
 from ..skeletons import COCO17, Skeleton
 
 # %% auto #0
-__all__ = ['bone_color', 'draw_skeleton', 'standing_pose', 'skeleton_figure', 'overlay_people', 'example_people']
+__all__ = ['checked_points', 'halo', 'faded', 'bone_color', 'draw_skeleton', 'standing_pose', 'skeleton_figure', 'overlay_people',
+           'example_people']
 
 # %% ../../nbs/plots/02_skeletons.ipynb #b91e69bd
-def _points(keypoints, visible, skeleton): # -> (k 2), (k,) with 0 absent, 1 occluded, 2 visible
-    p = _array(keypoints, "keypoints", 2)
+def checked_points(
+    keypoints: np.ndarray,      # (k 2) or more columns
+    visible: np.ndarray | None, # (k) 0 absent, 1 occluded, 2 visible; or truth values; None: all visible
+    skeleton: Skeleton
+) -> tuple: # (k 2), (k) 0 absent, 1 occluded, 2 visible
+    "The places of the joints and which are shown; `DataError` if they do not fit the skeleton."
+    p = float_array(keypoints, "keypoints", 2)
     if p.shape[0] != skeleton.k or p.shape[1] < 2:
         raise DataError(f"keypoints: expected ({skeleton.k} 2) for {skeleton.name}, got shape {p.shape}")
     v = np.full(skeleton.k, 2) if visible is None else np.asarray(visible)
@@ -28,47 +34,61 @@ def _points(keypoints, visible, skeleton): # -> (k 2), (k,) with 0 absent, 1 occ
     v = np.where(v, 2, 0) if v.dtype == bool else v
     return p[:, :2], np.where(np.isfinite(p[:, :2]).all(1), v, 0)
 
-def _halo(width, color="white"): return [Stroke(linewidth=width, foreground=color), Normal()]
+def halo(
+    width: float, # points
+    color="white"
+) -> list: # path effects
+    "A light border that keeps lines and text readable on any picture."
+    return [Stroke(linewidth=width, foreground=color), Normal()]
 
-def _fade(color, strength): return tuple(strength * np.array(to_rgb(color)) + (1 - strength) * .93)
+def faded(
+    color: str | tuple,
+    strength: float # 0 almost white, 1 the colour itself
+) -> tuple: # RGB, 0..1
+    "A colour mixed with white."
+    return tuple(strength * np.array(to_rgb(color)) + (1 - strength) * .93)
 
-def bone_color(skeleton, a, b):
+def bone_color(
+    skeleton: Skeleton,
+    a: int, b: int # joints at the ends
+) -> str:
+    "Colour of the side of a bone; dark where its ends are on both sides or in the middle."
     sides = {skeleton.side[a], skeleton.side[b]} - {"mid"}
-    return _SIDES[sides.pop() if len(sides) == 1 else "mid"]
+    return SIDE_COLORS[sides.pop() if len(sides) == 1 else "mid"]
 
 # %% ../../nbs/plots/02_skeletons.ipynb #e94cecb0
 def draw_skeleton(
-    ax, keypoints,        # (k 2) pixels; joints that are not finite are left out
-    visible=None,         # (k,) 0 absent, 1 occluded, 2 visible; or truth values; None: all visible
+    ax: plt.Axes,
+    keypoints: np.ndarray, # (k 2) pixels; joints that are not finite are left out
+    visible=None,          # (k) 0 absent, 1 occluded, 2 visible; or truth values; None: all visible
     skeleton: Skeleton = COCO17, *,
-    image=None,           # drawn underneath
-    scores=None,          # (k,) 0..1, fades joints and bones
-    color=None,           # one colour instead of left, right and middle
-    width=1.6,            # bones, points
-    size=3.2,             # diameter of a joint, points
-    outline="white",      # halo that keeps lines readable on any image
-    depth=None            # (k,) near bones are drawn over far ones; None: in their order
-):
+    image=None,            # drawn underneath
+    scores=None,           # (k) 0..1, fades joints and bones
+    color=None,            # one colour instead of left, right and middle
+    width=1.6,             # bones, points
+    size=3.2,              # diameter of a joint, points
+    outline="white",       # halo that keeps lines readable on any image
+    depth=None             # (k) near bones are drawn over far ones; None: in their order
+) -> plt.Axes:
     "Draw one person into `ax`; `DataError` if the joints do not fit the skeleton."
-    p, v = _points(keypoints, visible, skeleton)
+    p, v = checked_points(keypoints, visible, skeleton)
     s = np.ones(skeleton.k) if scores is None else np.clip(np.asarray(scores, float), 0, 1)
     if s.shape != (skeleton.k,):
         raise DataError(f"scores: expected ({skeleton.k},) for {skeleton.name}, got shape {s.shape}")
     if image is not None:
         show_image(ax, image)
-    for a, b in skeleton.bones if depth is None else sorted(skeleton.bones, key=lambda bone: -depth[list(bone)].sum()):
-        if not (v[a] and v[b]):
-            continue
-        c = _fade(color or bone_color(skeleton, a, b), min(s[a], s[b]))
-        ax.plot(
-            *p[[a, b]].T, color=c, lw=width, solid_capstyle="round", path_effects=_halo(width + 1, outline), zorder=3
-        )
+    bones = skeleton.bones
+    if depth is not None:
+        bones = sorted(bones, key=lambda bone: -depth[list(bone)].sum())
+    around_bone, around_joint = halo(width + 1, outline), halo(1.9, outline)
+    for i, j in bones:
+        if v[i] and v[j]:
+            c = faded(color or bone_color(skeleton, i, j), min(s[i], s[j]))
+            ax.plot(*p[[i, j]].T, color=c, lw=width, solid_capstyle="round", path_effects=around_bone, zorder=3)
     for j in np.flatnonzero(v):
-        c = _fade(color or _SIDES[skeleton.side[j]], s[j])
-        ax.plot(
-            *p[j], "o", ms=size, mec=c, mfc=c if v[j] > 1 else "white", mew=0.9, path_effects=_halo(1.9, outline),
-            zorder=4,
-        )
+        c = faded(color or SIDE_COLORS[skeleton.side[j]], s[j])
+        inside = c if v[j] > 1 else "white"
+        ax.plot(*p[j], "o", ms=size, mec=c, mfc=inside, mew=.9, path_effects=around_joint, zorder=4)
     return ax
 
 # %% ../../nbs/plots/02_skeletons.ipynb #9afa2999
@@ -89,29 +109,32 @@ def standing_pose(
         name = joint.removeprefix(f"{side}_").removesuffix(f"_{side}")
         if name not in _BODY:
             raise DataError(f"skeleton {skeleton.name}: joint {joint!r} has no place on the standing figure")
-        places.append((_BODY[name][0] * (-1 if side == "right" else 1), _BODY[name][1]))
+        x, y = _BODY[name]
+        places.append((x * (-1 if side == "right" else 1), y))
     return np.array(places)
 
 # %% ../../nbs/plots/02_skeletons.ipynb #b3b8f0c1
+_LIMBS = {"shoulder elbow wrist": 13, "wrist index": 10, "hip knee ankle": 17, "ankle foot_index": 11} # width, points
+
 def _silhouette(ax): # a light body behind the skeleton
-    style = dict(color="#ededed", solid_capstyle="round", solid_joinstyle="round", zorder=0)
-    def both(*names): return [[(s * _BODY[n][0], _BODY[n][1]) for n in names] for s in (-1, 1)]
-    for limb, width in (
-        ("shoulder elbow wrist", 13), ("wrist index", 10), ("hip knee ankle", 17), ("ankle foot_index", 11),
-    ):
-        for points in both(*limb.split()):
-            ax.plot(*np.array(points).T, lw=width, **style)
+    grey = "#ededed"
+    style = dict(color=grey, solid_capstyle="round", solid_joinstyle="round", zorder=0)
+    def path(names, side): return np.array([_BODY[name] for name in names.split()]) * (side, 1)
+    for limb, width in _LIMBS.items():
+        for side in (-1, 1):
+            ax.plot(*path(limb, side).T, lw=width, **style)
     ax.plot([0, 0], [.3, .5], lw=18, **style)
-    torso = np.array([p for side in both("shoulder", "hip") for p in side])[[0, 1, 3, 2]]
-    ax.fill(*torso.T, lw=22, ec="#ededed", fc="#ededed", joinstyle="round", zorder=0)
+    torso = np.concatenate([path("shoulder hip", -1), path("hip shoulder", 1)])
+    ax.fill(*torso.T, lw=22, ec=grey, fc=grey, joinstyle="round", zorder=0)
     t = np.linspace(0, 2 * np.pi, 60)
-    ax.fill(.24 * np.cos(t), .17 + .23 * np.sin(t), fc="#ededed", lw=0, zorder=0)
+    ax.fill(.24 * np.cos(t), .17 + .23 * np.sin(t), fc=grey, lw=0, zorder=0)
 
 def _spread(y, gap, lo, hi): # push sorted label heights at least `gap` apart, between lo and hi
     y = np.array(y, float)
     for _ in range(300):
         for i in range(len(y) - 1):
-            if (need := gap - (y[i + 1] - y[i])) > 0:
+            need = gap - (y[i + 1] - y[i])
+            if need > 0:
                 y[i] -= need / 2
                 y[i + 1] += need / 2
         y = y.clip(lo, hi)
@@ -120,42 +143,45 @@ def _spread(y, gap, lo, hi): # push sorted label heights at least `gap` apart, b
 # %% ../../nbs/plots/02_skeletons.ipynb #9132232a
 _NAMES = dict(coco17="COCO-17", h36m17="Human3.6M-17", mpii16="MPII-16", lsp14="LSP-14", blazepose33="BlazePose-33")
 
+# sign of the column -> its joints from top to bottom; those of the middle are shared out
+def _label_columns(skeleton, p):
+    side = np.array(skeleton.side)
+    columns = {-1: [*np.flatnonzero(side == "right")], 1: [*np.flatnonzero(side == "left")]}
+    for j in sorted(np.flatnonzero(side == "mid"), key=lambda j: p[j, 1]):
+        min(columns.values(), key=len).append(j)
+    return {sign: sorted(joints, key=lambda j: (p[j, 1], -sign * p[j, 0])) for sign, joints in columns.items()}
+
 def skeleton_figure(
     skeleton: Skeleton, *,
     title=None, # None: name with the numbers of joints and bones
     height=3.2  # inches
-):
-    "Joints numbered and named on a standing figure, with their bones: Figure 3 of the flexible-heads study for any skeleton."
-    p, side, dense = standing_pose(skeleton), np.array(skeleton.side), skeleton.k > 20
+) -> plt.Figure:
+    "Joints numbered and named on a standing figure, with their bones: the thesis' Figure 3 for any skeleton."
+    p, dense = standing_pose(skeleton), skeleton.k > 20
     fig = plt.figure(figsize=(height * 1.13, height))
     ax = fig.add_axes([0, 0, 1, .93])
     _silhouette(ax)
     draw_skeleton(ax, p, skeleton=skeleton, size=3.4 if dense else 9.5, width=1.6 if dense else 2.4)
-    columns = {-1: [*np.flatnonzero(side == "right")], 1: [*np.flatnonzero(side == "left")]}
-    for j in sorted(np.flatnonzero(side == "mid"), key=lambda j: p[j, 1]):
-        min(columns.values(), key=len).append(j)
-    for sign, joints in columns.items():
-        joints.sort(key=lambda j: (p[j, 1], -sign * p[j, 0]))
+    for sign, joints in _label_columns(skeleton, p).items():
+        side = "left" if sign > 0 else "right"
         for j, y in zip(joints, _spread(p[joints, 1], .1, -.05, 2.05)):
             ax.plot([p[j, 0], sign * .68, sign * .74], [p[j, 1], y, y], lw=.5, color="#b0b0b0", zorder=1)
-            ax.text(
-                sign * 0.77, y, f"{j} " * dense + skeleton.joints[j].replace("_", " "),
-                ha="left" if sign > 0 else "right", va="center", fontsize=7,
-            )
+            label = skeleton.joints[j].replace("_", " ")
+            ax.text(sign * .77, y, f"{j} {label}" if dense else label, ha=side, va="center", fontsize=7)
             if not dense:
                 ax.text(*p[j], j, ha="center", va="center_baseline", fontsize=6, color="white", weight="bold", zorder=6)
     ax.set(xlim=(-1.28, 1.28), ylim=(2.13, -.13), aspect="equal")
     ax.axis("off")
-    ax.set_title(
-        title or f"{_NAMES.get(skeleton.name, skeleton.name)}: {skeleton.k} joints, {len(skeleton.bones)} bones", pad=2
-    )
+    name = _NAMES.get(skeleton.name, skeleton.name)
+    ax.set_title(title or f"{name}: {skeleton.k} joints, {len(skeleton.bones)} bones", pad=2)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/plots/02_skeletons.ipynb #351592cb
 def overlay_people(
-    ax, image,
-    keypoints,                    # (n k 2) predicted keypoints, image pixels
+    ax: plt.Axes,
+    image: np.ndarray,
+    keypoints: np.ndarray,        # (n k 2) predicted keypoints, image pixels
     visible=None,                 # (n k) 0 absent, 1 occluded, 2 visible
     skeleton: Skeleton = COCO17, *,
     boxes=None,                   # (m 4) x, y, w, h in image pixels
@@ -164,47 +190,43 @@ def overlay_people(
     scores=None,                  # (n k) 0..1
     width=1.3, size=2.4,          # points
     title=None
-):
+) -> plt.Axes:
     "All people of an image over it, with boxes and the truth where given; `DataError` if counts differ."
-    people = list(keypoints)
-    for name, given, n in (("visible", visible, len(people)), ("scores", scores, len(people)),
-                           ("reference_visible", reference_visible, 0 if reference is None else len(reference))):
-        if given is not None and len(given) != n:
-            raise DataError(f"{name}: expected {n} people, got {len(given)}")
+    people, truth = list(keypoints), [] if reference is None else list(reference)
+    _check_counts(len(people), visible=visible, scores=scores)
+    _check_counts(len(truth), reference_visible=reference_visible)
     show_image(ax, image, title=title)
-    for x, y, w, h in ([] if boxes is None else _array(boxes, "boxes", 2)):
-        ax.add_patch(
-            Rectangle(
-                (x, y), w, h, fill=False, ec="white", lw=0.9, ls=(0, (4, 2)), path_effects=_halo(1.8, "#333333"),
-                zorder=2,
-            )
-        )
-    for i, person in enumerate([] if reference is None else reference):
-        draw_skeleton(
-            ax, person, None if reference_visible is None else reference_visible[i], skeleton, color="#1a1a1a",
-            width=0.8, size=2,
-        )
+    for x, y, w, h in ([] if boxes is None else float_array(boxes, "boxes", 2)):
+        style = dict(fill=False, ec="white", lw=.9, ls=(0, (4, 2)), path_effects=halo(1.8, "#333333"), zorder=2)
+        ax.add_patch(Rectangle((x, y), w, h, **style))
+    for i, person in enumerate(truth):
+        seen = None if reference_visible is None else reference_visible[i]
+        draw_skeleton(ax, person, seen, skeleton, color="#1a1a1a", width=.8, size=2)
     for i, person in enumerate(people):
-        draw_skeleton(
-            ax, person, None if visible is None else visible[i], skeleton, scores=None if scores is None else scores[i],
-            width=width, size=size,
-        )
+        seen, sure = None if visible is None else visible[i], None if scores is None else scores[i]
+        draw_skeleton(ax, person, seen, skeleton, scores=sure, width=width, size=size)
     return ax
 
+def _check_counts(n, **given): # `DataError` for what is given, but not for n people
+    for name, values in given.items():
+        if values is not None and len(values) != n:
+            raise DataError(f"{name}: expected {n} people, got {len(values)}")
+
 # %% ../../nbs/plots/02_skeletons.ipynb #a9904a09
-# a picture to draw on: two flat figures before clutter
-def example_people(w=256, h=192, places=((62, 14, 82), (182, 22, 76)), seed=0):
+def example_people(
+    w=256, h=192, # pixels
+    places=((62, 14, 82), (182, 22, 76)), # x and y of the head's top, scale of each person
+    seed=0        # of the clutter
+) -> tuple: # (h w 3) uint8 image, (n 17 2) keypoints
+    "A picture to draw on: two flat figures before clutter."
     rng = np.random.default_rng(seed)
     tiles = rng.integers(120, 190, (h // 16, w // 16, 1)) + rng.integers(-12, 12, 3)
     image = cv2.GaussianBlur(tiles.astype(np.uint8).repeat(16, 0).repeat(16, 1), (31, 31), 0)
     people = np.array([standing_pose(COCO17) * s + (x, y) for x, y, s in places])
+    def pixel(p): return tuple(np.round(p).astype(int).tolist())
     for person, shirt in zip(people, ((70, 105, 140), (150, 80, 75))):
-        for a, b in [*COCO17.bones[4:], (5, 12), (6, 11)]:
-            cv2.line(
-                image, *[tuple(np.round(person[j]).astype(int).tolist()) for j in (a, b)],
-                shirt if min(a, b) < 11 or {a, b} == {11, 12} else (50, 55, 75), 15, cv2.LINE_AA,
-            )
-        cv2.circle(
-            image, tuple(np.round(person[:5].mean(0)).astype(int).tolist()), 15, (214, 176, 150), -1, cv2.LINE_AA
-        )
+        for i, j in [*COCO17.bones[4:], (5, 12), (6, 11)]:
+            color = shirt if min(i, j) < 11 or {i, j} == {11, 12} else (50, 55, 75)
+            cv2.line(image, pixel(person[i]), pixel(person[j]), color, 15, cv2.LINE_AA)
+        cv2.circle(image, pixel(person[:5].mean(0)), 15, (214, 176, 150), -1, cv2.LINE_AA)
     return image, people

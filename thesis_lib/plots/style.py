@@ -9,18 +9,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from collections.abc import Iterable
 from ..core.errors import DataError
 from ..core.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 # %% auto #0
-__all__ = ['WIDTH', 'set_style', 'as_image', 'show_image', 'contact_sheet']
+__all__ = ['WIDTH', 'SIDE_COLORS', 'GREY', 'set_style', 'as_image', 'float_array', 'show_image', 'picture_grid', 'contact_sheet']
 
 # %% ../../nbs/plots/01_style.ipynb #54d024bb
 WIDTH = 6.3 # inches, text width of an A4 page
-_SIDES = dict(left="#0173b2", right="#de8f05", mid="#4d4d4d")
-_GREY = "#8c8c8c"
+SIDE_COLORS = dict(left="#0173b2", right="#de8f05", mid="#4d4d4d") # side of the body -> colour
+GREY = "#8c8c8c"
 
-def set_style():
+def set_style() -> None:
     "Matplotlib settings of every figure here: small sans-serif text, colour-blind palette, text kept as text in PDF."
     sns.set_theme(
         "paper", "ticks", "colorblind",
@@ -35,33 +36,43 @@ def set_style():
 # %% ../../nbs/plots/01_style.ipynb #e84ea59e
 def as_image(
     # (h w 3) or (h w) uint8 or float 0..1; or a tensor (3 h w), taken as ImageNet-normalised if it has negative values
-    image
+    image: np.ndarray | torch.Tensor
 ) -> np.ndarray: # (h w 3) float, 0..1
     "Anything that shows a picture, as an RGB array; `DataError` on another shape."
-    a = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if a.ndim == 3 and a.shape[0] in (1, 3) and a.shape[-1] not in (1, 3):
-        a = a.transpose(1, 2, 0)
-    if a.ndim == 2:
-        a = a[..., None]
-    if a.ndim != 3 or a.shape[-1] not in (1, 3):
+    x = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[-1] not in (1, 3):
+        x = x.transpose(1, 2, 0)
+    if x.ndim == 2:
+        x = x[..., None]
+    if x.ndim != 3 or x.shape[-1] not in (1, 3):
         raise DataError(f"image: expected (h w 3), (h w) or a tensor (3 h w), got shape {tuple(np.shape(image))}")
-    a = a / 255 if a.dtype == np.uint8 else a.astype(float)
-    if a.min() < 0:
-        a = a * IMAGENET_STD + IMAGENET_MEAN
-    return np.broadcast_to(a, (*a.shape[:2], 3)).clip(0, 1)
+    x = x / 255 if x.dtype == np.uint8 else x.astype(float)
+    if x.min() < 0:
+        x = x * IMAGENET_STD + IMAGENET_MEAN
+    return np.broadcast_to(x, (*x.shape[:2], 3)).clip(0, 1)
 
-def _array(x, name, ndim): # tensor or array-like -> float array with `ndim` axes
-    a = x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, float)
-    if a.ndim != ndim:
-        raise DataError(f"{name}: expected {ndim} axes, got shape {a.shape}")
-    return a
+def float_array(
+    x: np.ndarray | torch.Tensor,
+    name: str, # for the message
+    ndim: int  # axes that it must have
+) -> np.ndarray: # float
+    "A tensor, array or list as a float array; `DataError` if it has other axes."
+    array = x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, float)
+    if array.ndim != ndim:
+        raise DataError(f"{name}: expected {ndim} axes, got shape {array.shape}")
+    return array
 
 # %% ../../nbs/plots/01_style.ipynb #702878f5
-def show_image(ax, image, *, title=None, alpha=1.):
+def show_image(
+    ax: plt.Axes,
+    image: np.ndarray | torch.Tensor, # see `as_image`
+    *, title=None, alpha=1.
+) -> plt.Axes:
     "Image without axes; pixel centres lie on whole numbers."
-    a = as_image(image)
-    ax.imshow(a, alpha=alpha, interpolation="nearest" if max(a.shape[:2]) < 64 else "antialiased")
-    ax.set(xlim=(-.5, a.shape[1] - .5), ylim=(a.shape[0] - .5, -.5), xticks=[], yticks=[])
+    pixels = as_image(image)
+    h, w = pixels.shape[:2]
+    ax.imshow(pixels, alpha=alpha, interpolation="nearest" if max(h, w) < 64 else "antialiased")
+    ax.set(xlim=(-.5, w - .5), ylim=(h - .5, -.5), xticks=[], yticks=[])
     if title:
         ax.set_title(title, pad=3, fontsize=7)
     for spine in ax.spines.values():
@@ -69,8 +80,15 @@ def show_image(ax, image, *, title=None, alpha=1.):
     return ax
 
 # %% ../../nbs/plots/01_style.ipynb #d43f7bb1
-# n axes of height/width `aspect`; titles over "all" rows, the "first", "none"
-def _grid(n, aspect, columns, width, titled="all", left=0.):
+def picture_grid(
+    n: int,        # axes
+    aspect: float, # of each: height / width
+    columns: int,  # at most
+    width: float,  # inches
+    titled="all",  # rows with titles: "all", the "first", "none"
+    left=0.        # inches, room for labels
+) -> tuple: # figure, closed; its axes
+    "A figure of `n` axes for pictures, row by row."
     columns = min(n, columns)
     rows = math.ceil(n / columns)
     height = rows * ((width - left) / columns * aspect + .03) + .17 * dict(all=rows, first=1, none=0)[titled]
@@ -82,19 +100,18 @@ def _grid(n, aspect, columns, width, titled="all", left=0.):
     return fig, list(axes.flat[:n])
 
 def contact_sheet(
-    images,       # what `as_image` takes, one each
-    titles=None,  # one text each
+    images: Iterable, # what `as_image` takes, one each
+    titles=None,      # one text each
     *, columns=6, width=WIDTH # inches
-):
+) -> plt.Figure:
     "Pictures side by side, row by row; `DataError` if there is none or the titles do not fit."
-    images = [as_image(i) for i in images]
+    images = [as_image(image) for image in images]
     if not images:
         raise DataError("images: expected at least one picture, got none")
     if titles is not None and len(titles) != len(images):
         raise DataError(f"titles: expected {len(images)}, one an image, got {len(titles)}")
-    fig, axes = _grid(
-        len(images), max(i.shape[0] / i.shape[1] for i in images), columns, width, "none" if titles is None else "all"
-    )
+    aspect = max(image.shape[0] / image.shape[1] for image in images)
+    fig, axes = picture_grid(len(images), aspect, columns, width, "none" if titles is None else "all")
     for ax, picture, title in zip(axes, images, titles or [None] * len(images)):
         show_image(ax, picture, title=title)
     return fig

@@ -5,16 +5,20 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/report/00_init.ipynb #7a8a0f2a
+# %% ../../nbs/report/00_init.ipynb #c96d17e8
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
+    templates="mathml math_html plain_text template_folder read_styles render_template slug link_to",
+    published="Published load_published",
+    cells=("Cell run_name cell param_cell text_cell published_cell protocol_clash mean_cell difference_cell "
+        "number_text protocol_text"),
+    tables="Column Table save_table",
+    html="inline_html run_facts headline run_html check_html",
+    pages="build_index main",
     audit=("Finding findings_table audit_splits thumbnails near_duplicates audit_duplicates source_auc "
         "source_confounds check_table check_against"),
-    tables=("Published load_published Cell cell param_cell text_cell published_cell mean_cell "
-        "difference_cell Column Table save_table"),
-    html="run_html check_html",
-    pages="build_index main",
+    texts="TEXTS format_number Citations render uncited render_texts text_difference",
 )
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}

@@ -4,10 +4,18 @@
 
 # %% ../../nbs/schemas/01_annotations.ipynb #1b2ed5be
 from __future__ import annotations
-import contextlib, gzip, io, json, os, zlib
+import contextlib
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-import cv2, numpy as np, pandas as pd
+import cv2
+import numpy as np
+import pandas as pd
 from PIL import Image
 from ..core.errors import DataError
 from ..core.hashing import content_hash
@@ -19,18 +27,18 @@ __all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'read_image', 'PoseSet', 'su
 
 # %% ../../nbs/schemas/01_annotations.ipynb #5b167025
 def load_json(
-    path # file to read, `.json` or `.json.gz`
-): # its content, never empty
+    path: Path | str # file to read, `.json` or `.json.gz`
+) -> dict | list: # its content, never empty
     "Read a JSON file; `DataError` if it is missing, empty or cut short."
     path = Path(path)
     try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
     except (EOFError, zlib.error) as e:
         raise DataError(f"{path}: not a whole gzip file ({e}); an interrupted download?") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise DataError(
-            f"{path}: cannot be read ({getattr(e, 'strerror', None) or 'not UTF-8 text'}); expected a JSON file"
-        ) from e
+        reason = getattr(e, "strerror", None) or "not UTF-8 text"
+        raise DataError(f"{path}: cannot be read ({reason}); expected a JSON file") from e
     if not text.strip():
         raise DataError(f"{path}: the file is empty; expected JSON")
     try:
@@ -51,7 +59,8 @@ def _check_fields(items, wanted, kind, source): # list of dicts with unique posi
         if not isinstance(item, dict):
             raise DataError(f"{source}: {kind} number {i} is {item!r}; expected an object")
         name = f"{kind} {item['id']}" if "id" in item else f"{kind} number {i}"
-        if (missing := [f for f in wanted if f not in item]):
+        missing = [key for key in wanted if key not in item]
+        if missing:
             raise DataError(f'{source}: {name} has no "{missing[0]}"; expected the fields {", ".join(wanted)}')
         if not isinstance(item["id"], int) or item["id"] < 1:
             raise DataError(f'{source}: {kind} number {i}: "id" is {item["id"]!r}; expected a positive integer')
@@ -61,91 +70,85 @@ def _check_fields(items, wanted, kind, source): # list of dicts with unique posi
     return seen
 
 def _numbers(items, key, size, kind, source, expected): # (n size) finite float64
+    def name(item): return f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}"'
     for item in items:
-        if not isinstance(item[key], (list, tuple)) or len(item[key]) != size:
-            got = f"{len(item[key])} numbers" if isinstance(item[key], (list, tuple)) else repr(item[key])
-            raise DataError(
-                f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}" holds {got}; expected {expected}'
-            )
+        listed = isinstance(item[key], (list, tuple))
+        if not listed or len(item[key]) != size:
+            got = f"{len(item[key])} numbers" if listed else repr(item[key])
+            raise DataError(f"{name(item)} holds {got}; expected {expected}")
     try:
         values = np.array([item[key] for item in items], dtype=float).reshape(-1, size)
     except (TypeError, ValueError) as e:
-        raise DataError(
-            f'{source}: a {kind} has a "{key}" that holds something else than numbers ({e}); expected {expected}'
-        ) from e
-    if (bad := np.flatnonzero(~np.isfinite(values).all(1))).size:
+        says = f'a {kind} has a "{key}" that holds something else than numbers'
+        raise DataError(f"{source}: {says} ({e}); expected {expected}") from e
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if bad.size:
         item = items[bad[0]]
-        raise DataError(
-            f'{source}: {kind} {item.get("id", item.get("image_id"))}: "{key}" is {item[key]}; expected {expected}, all finite'
-        )
+        raise DataError(f"{name(item)} is {item[key]}; expected {expected}, all finite")
     return values
 
 # %% ../../nbs/schemas/01_annotations.ipynb #7b9fdfc9
 def _check_images(images, source): # images: id, file_name inside the folder, size in pixels
     ids = _check_fields(images, _IMAGE_FIELDS, "image", source)
     for image in images:
-        if not all(isinstance(image[f], int) and image[f] > 0 for f in ("width", "height")):
-            raise DataError(
-                f'{source}: image {image["id"]}: size is {image["width"]!r} x {image["height"]!r}; expected positive integers'
-            )
-        path = PurePosixPath(str(image["file_name"]).replace("\\", "/"))
+        where, name = f"{source}: image {image['id']}", image["file_name"]
+        if not all(isinstance(image[side], int) and image[side] > 0 for side in ("width", "height")):
+            size = f"{image['width']!r} x {image['height']!r}"
+            raise DataError(f"{where}: size is {size}; expected positive integers")
+        path = PurePosixPath(str(name).replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise DataError(
-                f'{source}: image {image["id"]}: "file_name" is {image["file_name"]!r}; expected a file inside the image folder'
-            )
+            raise DataError(f'{where}: "file_name" is {name!r}; expected a file inside the image folder')
     return ids
 
 def _check_people(people, skeleton, source): # annotations: keypoints, boxes, areas
     expected = f"{3*skeleton.k} numbers (x, y, visibility of the {skeleton.k} joints of {skeleton.name})"
     visible = _numbers(people, "keypoints", 3*skeleton.k, "annotation", source, expected)[:, 2::3]
     box = _numbers(people, "bbox", 4, "annotation", source, "x, y, width, height")
-    area = _numbers(
-        [{**a, "area": [a["area"]]} for a in people], "area", 1, "annotation", source, "a number of square pixels"
-    )[:, 0]
+    areas = [{**person, "area": [person["area"]]} for person in people]
+    area = _numbers(areas, "area", 1, "annotation", source, "a number of square pixels")[:, 0]
     count = (visible > 0).sum(1)
+    strange = ~np.isin(visible, (0, 1, 2)).all(1)
+    miscounted = [person["num_keypoints"] != n for person, n in zip(people, count)]
+    flat = (count > 0) & (box[:, 2:] <= 0).any(1)
+    empty = (count > 0) & (area <= 0)
     for bad, key, says in (
-        (~np.isin(visible, (0, 1, 2)).all(1), "keypoints", "visibilities 0 (not labelled), 1 (hidden) or 2 (visible)"),
-        (
-            [a["num_keypoints"] != n for a, n in zip(people, count)], "num_keypoints",
-            "the number of joints with visibility above 0",
-        ),
-        ((count > 0) & (box[:, 2:] <= 0).any(1), "bbox", "a box with width and height above 0"),
-        ((count > 0) & (area <= 0), "area", "an area above 0"),
+        (strange, "keypoints", "visibilities 0 (not labelled), 1 (hidden) or 2 (visible)"),
+        (miscounted, "num_keypoints", "the number of joints with visibility above 0"),
+        (flat, "bbox", "a box with width and height above 0"),
+        (empty, "area", "an area above 0"),
     ):
-        if (i := np.flatnonzero(bad)).size:
-            raise DataError(
-                f'{source}: annotation {people[i[0]]["id"]}: "{key}" is {people[i[0]][key]}; expected {says}'
-            )
+        if np.any(bad):
+            person = people[np.flatnonzero(bad)[0]]
+            raise DataError(f'{source}: annotation {person["id"]}: "{key}" is {person[key]}; expected {says}')
 
 # %% ../../nbs/schemas/01_annotations.ipynb #11b27f7e
 def check_coco(
-    coco,               # content of a COCO keypoint file
-    skeleton: Skeleton, # joints it must hold
+    coco: dict,          # content of a COCO keypoint file
+    skeleton: Skeleton,  # joints it must hold
     source="annotations" # name for messages, usually the path
 ) -> dict: # `coco`, unchanged
     "Every rule a COCO keypoint file must obey; `DataError` names file, annotation, field and what was expected."
     if not isinstance(coco, dict):
-        raise DataError(
-            f"{source}: holds a {type(coco).__name__}; expected an object with images, annotations and categories"
-        )
+        kind = type(coco).__name__
+        raise DataError(f"{source}: holds a {kind}; expected an object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
         if not isinstance(coco.get(key), list) or not coco[key]:
             raise DataError(f'{source}: "{key}" is missing or empty; expected a list of {key}')
     images, people = coco["images"], coco["annotations"]
     image_ids = _check_images(images, source)
     _check_fields(people, _PERSON_FIELDS, "annotation", source)
-    _check_fields(coco["categories"], ("id", "name"), "category", source)
+    category_ids = _check_fields(coco["categories"], ("id", "name"), "category", source)
     for category in coco["categories"]:
         if "keypoints" in category and tuple(category["keypoints"]) != tuple(skeleton.joints):
             raise DataError(
                 f'{source}: category {category["name"]!r} lists the joints {", ".join(category["keypoints"])}; '
                 f'expected those of {skeleton.name}: {", ".join(skeleton.joints)}'
             )
-    for key, known in (("image_id", image_ids), ("category_id", {c["id"] for c in coco["categories"]})):
-        if (bad := [a for a in people if a[key] not in known]):
-            raise DataError(
-                f'{source}: annotation {bad[0]["id"]}: "{key}" {bad[0][key]} is not among the {"images" if key == "image_id" else "categories"} of the file'
-            )
+    for key, known, kind in (("image_id", image_ids, "images"), ("category_id", category_ids, "categories")):
+        bad = [person for person in people if person[key] not in known]
+        if bad:
+            where = f"{source}: annotation {bad[0]['id']}"
+            raise DataError(f'{where}: "{key}" {bad[0][key]} is not among the {kind} of the file')
     _check_people(people, skeleton, source)
     return coco
 
@@ -165,10 +168,10 @@ def _to_rgb(image, data, path): # PIL image, opened from the bytes `data` -> (h 
     return np.repeat((grey.astype(np.int32) // 257).astype(np.uint8)[..., None], 3, -1)
 
 def read_image(
-    path,     # image file
-    size=None # (w, h) it must have, if known
+    path: Path | str, # image file
+    size=None         # (w, h) it must have, if known
 ) -> np.ndarray: # (h w 3) uint8 RGB
-    "Decode an image file; `DataError` if it is missing, cut short, too large, no image, or of another size than annotated."
+    "Decode an image file; `DataError` if it is missing, cut short, too large, no image, or not of the annotated size."
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -186,10 +189,9 @@ def read_image(
         raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
     except Exception as e:
         raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
-    if size is not None and tuple(size) != pixels.shape[1::-1]:
-        raise DataError(
-            f"{path}: the image is {pixels.shape[1]} x {pixels.shape[0]} pixels; its annotation says {size[0]} x {size[1]}"
-        )
+    h, w = pixels.shape[:2]
+    if size is not None and tuple(size) != (w, h):
+        raise DataError(f"{path}: the image is {w} x {h} pixels; its annotation says {size[0]} x {size[1]}")
     return pixels
 
 # %% ../../nbs/schemas/01_annotations.ipynb #4bebfd6c
@@ -204,40 +206,39 @@ class PoseSet:
     fingerprint: str = ""    # filled in: hash of the annotation content
     # protocol name -> [{image_id, category_id, bbox, score}], boxes other than "gt"
     detections: dict = field(default_factory=dict)
-    notes: list = field(default_factory=list)      # what a reader of a number measured here must know
+    notes: list = field(default_factory=list) # what a reader of a number measured here must know
 
     def __post_init__(self):
         self.image_dir = Path(self.image_dir)
-        keep = [
-            [[item.get(f) for f in fields] for item in self.coco[kind]]
-            for kind, fields in (("images", _IMAGE_FIELDS), ("annotations", _PERSON_FIELDS))
-        ]
-        self.fingerprint = content_hash(self.skeleton.name, *keep)
+        images = [[item.get(key) for key in _IMAGE_FIELDS] for item in self.coco["images"]]
+        people = [[item.get(key) for key in _PERSON_FIELDS] for item in self.coco["annotations"]]
+        self.fingerprint = content_hash(self.skeleton.name, images, people)
 
     def __len__(self): return len(self.coco["images"])
     def __repr__(self):
-        people = sum(a["num_keypoints"] > 0 for a in self.coco["annotations"])
+        people = sum(person["num_keypoints"] > 0 for person in self.coco["annotations"])
+        holds = f"{len(self)} images, {people} people with {self.skeleton.name} keypoints"
         boxes = ", ".join(["gt", *self.detections])
-        return f"PoseSet {self.name}/{self.split}: {len(self)} images, {people} people with {self.skeleton.name} keypoints, boxes: {boxes} [{self.fingerprint}]"
-    def path(self, image): return self.image_dir/image["file_name"] # image: entry of coco["images"]
+        return f"PoseSet {self.name}/{self.split}: {holds}, boxes: {boxes} [{self.fingerprint}]"
+
+    def path(self, image: dict) -> Path: # image: entry of coco["images"]
+        "Where the file of an image lies."
+        return self.image_dir/image["file_name"]
 
 # %% ../../nbs/schemas/01_annotations.ipynb #7be3de5a
 def subset_images(
-    pose_set: PoseSet, # data set
-    image_ids          # ids of the images to keep
+    pose_set: PoseSet,  # data set
+    image_ids: Iterable # ids of the images to keep
 ) -> PoseSet: # same order, detections and notes carried along, its own fingerprint
     "The same data set on some of its images; `DataError` for an image it does not have."
     keep = set(image_ids)
-    if (unknown := keep - {i["id"] for i in pose_set.coco["images"]}):
+    unknown = keep - {image["id"] for image in pose_set.coco["images"]}
+    if unknown:
         raise DataError(f"{pose_set.name}/{pose_set.split}: has no image {min(unknown)}")
-    coco = {
-        **pose_set.coco, "images": [i for i in pose_set.coco["images"] if i["id"] in keep],
-        "annotations": [a for a in pose_set.coco["annotations"] if a["image_id"] in keep],
-    }
-    return replace(
-        pose_set, coco=coco,
-        detections={name: [d for d in found if d["image_id"] in keep] for name, found in pose_set.detections.items()},
-    )
+    def kept(items): return [item for item in items if item["image_id"] in keep]
+    images = [image for image in pose_set.coco["images"] if image["id"] in keep]
+    coco = {**pose_set.coco, "images": images, "annotations": kept(pose_set.coco["annotations"])}
+    return replace(pose_set, coco=coco, detections={name: kept(d) for name, d in pose_set.detections.items()})
 
 # %% ../../nbs/schemas/01_annotations.ipynb #2fc32061
 def merge_pose_sets(
@@ -245,80 +246,73 @@ def merge_pose_sets(
 ) -> PoseSet: # all images, no detections
     "Several data sets as one, with new ids; `DataError` if their skeletons or splits differ."
     if len({(s.skeleton.name, s.split) for s in pose_sets}) != 1:
-        raise DataError(
-            f"merge: expected one skeleton and split, got {', '.join(f'{s.name} ({s.skeleton.name}, {s.split})' for s in pose_sets)}"
-        )
-    folder, images, people = Path(os.path.commonpath([s.image_dir for s in pose_sets])), [], []
+        got = ", ".join(f"{s.name} ({s.skeleton.name}, {s.split})" for s in pose_sets)
+        raise DataError(f"merge: expected one skeleton and split, got {got}")
+    folder = Path(os.path.commonpath([s.image_dir for s in pose_sets]))
+    images, people = [], []
     for s in pose_sets:
-        new = {i["id"]: len(images) + n for n, i in enumerate(s.coco["images"], 1)}
-        images += [{**i, "id": new[i["id"]], "file_name": str(s.path(i).relative_to(folder))} for i in s.coco["images"]]
-        people += [{**a, "image_id": new[a["image_id"]]} for a in s.coco["annotations"]]
-    people = [{**a, "id": n, "category_id": 1} for n, a in enumerate(people, 1)]
-    coco = dict(images=images, annotations=people, categories=[{**pose_sets[-1].coco["categories"][0], "id": 1}])
-    return PoseSet(
-        "+".join(s.name for s in pose_sets), pose_sets[0].split, coco, folder, pose_sets[0].skeleton,
-        notes=[n for s in pose_sets for n in s.notes],
-    )
+        new = {image["id"]: len(images) + n for n, image in enumerate(s.coco["images"], 1)}
+        for image in s.coco["images"]:
+            images.append({**image, "id": new[image["id"]], "file_name": str(s.path(image).relative_to(folder))})
+        for person in s.coco["annotations"]:
+            people.append({**person, "image_id": new[person["image_id"]], "id": len(people) + 1, "category_id": 1})
+    first, last = pose_sets[0], pose_sets[-1]
+    coco = dict(images=images, annotations=people, categories=[{**last.coco["categories"][0], "id": 1}])
+    name, notes = "+".join(s.name for s in pose_sets), [note for s in pose_sets for note in s.notes]
+    return PoseSet(name, first.split, coco, folder, first.skeleton, notes=notes)
 
 # %% ../../nbs/schemas/01_annotations.ipynb #88bc2e15
 def check_files(
     pose_set: PoseSet # data set read from disk
 ) -> PoseSet: # the same
     "Is every image there? `DataError` names the first that is not, and how many."
-    missing = [i for i in pose_set.coco["images"] if not pose_set.path(i).is_file()]
+    missing = [image for image in pose_set.coco["images"] if not pose_set.path(image).is_file()]
     if missing:
-        raise DataError(
-            f"{pose_set.path(missing[0])}: the image file is missing, with {len(missing) - 1} more of the {len(pose_set)} images of {pose_set.name}/{pose_set.split}"
-        )
+        where = f"{len(pose_set)} images of {pose_set.name}/{pose_set.split}"
+        first, more = pose_set.path(missing[0]), len(missing) - 1
+        raise DataError(f"{first}: the image file is missing, with {more} more of the {where}")
     return pose_set
 
 # %% ../../nbs/schemas/01_annotations.ipynb #64ccad53
 def check_detections(
-    detections,         # [{image_id, category_id, bbox xywh, score}]
+    detections: list,   # [{image_id, category_id, bbox xywh, score}]
     pose_set: PoseSet,  # data set they belong to
     source="detections" # name for messages
 ) -> list: # `detections`, unchanged
     "Rules for a detector's boxes; `DataError` names the entry and the field."
     if not isinstance(detections, list) or not detections:
         raise DataError(f"{source}: expected a list of detections, found none")
-    known = {i["id"] for i in pose_set.coco["images"]}
-    for i, d in enumerate(detections):
-        if not isinstance(d, dict) or (
-            missing := [f for f in ("image_id", "category_id", "bbox", "score") if f not in d]
-        ):
-            raise DataError(
-                f'{source}: detection number {i} has no "{missing[0] if isinstance(d, dict) else "image_id"}"; expected image_id, category_id, bbox, score'
-            )
-        if d["image_id"] not in known:
-            raise DataError(
-                f'{source}: detection number {i}: "image_id" {d["image_id"]} is not an image of {pose_set.name}/{pose_set.split}'
-            )
-    numbered = [{"id": i, "bbox": d["bbox"], "score": [d["score"]]} for i, d in enumerate(detections)]
+    known, wanted = {image["id"] for image in pose_set.coco["images"]}, ("image_id", "category_id", "bbox", "score")
+    for i, found in enumerate(detections):
+        where = f"{source}: detection number {i}"
+        missing = [key for key in wanted if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise DataError(f'{where} has no "{missing[0]}"; expected {", ".join(wanted)}')
+        if found["image_id"] not in known:
+            name = f"{pose_set.name}/{pose_set.split}"
+            raise DataError(f'{where}: "image_id" {found["image_id"]} is not an image of {name}')
+    numbered = [{"id": i, "bbox": found["bbox"], "score": [found["score"]]} for i, found in enumerate(detections)]
     box = _numbers(numbered, "bbox", 4, "detection number", source, "x, y, width, height")
     _numbers(numbered, "score", 1, "detection number", source, "a number")
-    if (i := np.flatnonzero((box[:, 2:] <= 0).any(1))).size:
-        raise DataError(
-            f'{source}: detection number {i[0]}: "bbox" is {detections[i[0]]["bbox"]}; expected width and height above 0'
-        )
+    for i in np.flatnonzero((box[:, 2:] <= 0).any(1)):
+        bbox = detections[i]["bbox"]
+        raise DataError(f'{source}: detection number {i}: "bbox" is {bbox}; expected width and height above 0')
     return detections
 
 # %% ../../nbs/schemas/01_annotations.ipynb #beeb24ee
 def person_boxes(
     pose_set: PoseSet, # data set
-    boxes="gt"         # "gt" or a name in `pose_set.detections`
+    boxes="gt"         # "gt", the boxes of labelled people (no crowds), or a name in `pose_set.detections`
 ) -> list: # [{image_id, bbox xywh, score, ann_id}], ann_id None for a detector's box
-    "The boxes a top-down model is run on: those of labelled people (no crowds), or a detector's; `DataError` for an unknown name."
+    "The boxes a top-down model is run on; `DataError` for an unknown name."
     if boxes == "gt":
         people = [a for a in pose_set.coco["annotations"] if a["num_keypoints"] > 0 and not a["iscrowd"]]
         return [dict(image_id=a["image_id"], bbox=a["bbox"], score=1., ann_id=a["id"]) for a in people]
     if boxes not in pose_set.detections:
-        raise DataError(
-            f"{pose_set.name}/{pose_set.split}: no boxes named {boxes!r}; there are {', '.join(['gt', *pose_set.detections])}"
-        )
-    return [
-        dict(image_id=d["image_id"], bbox=d["bbox"], score=float(d["score"]), ann_id=None)
-        for d in pose_set.detections[boxes]
-    ]
+        known = ", ".join(["gt", *pose_set.detections])
+        raise DataError(f"{pose_set.name}/{pose_set.split}: no boxes named {boxes!r}; there are {known}")
+    found = pose_set.detections[boxes]
+    return [dict(image_id=d["image_id"], bbox=d["bbox"], score=float(d["score"]), ann_id=None) for d in found]
 
 # %% ../../nbs/schemas/01_annotations.ipynb #765a1143
 def _iou(a, b): # (4,) (4,) corners x1 y1 x2 y2
@@ -337,42 +331,40 @@ def _detect(image, people, rng, jitter, miss, false_positives): # -> [(corners, 
     size, found = (image["width"], image["height"]), []
     for person in people:
         x, y, w, h = person["bbox"]
-        hard, lost, noise, error = (
-            _hardness(person), rng.random(), rng.normal(0, 0.05), rng.normal(0, jitter, 4) * (w, h, w, h),
-        )
+        hard, lost, noise = _hardness(person), rng.random(), rng.normal(0, 0.05)
+        error = rng.normal(0, jitter, 4) * (w, h, w, h)
         if w <= 0 or h <= 0 or lost < 2*miss*hard:
             continue
-        box = _clip_box(np.array([x, y, x + w, y + h]) + error, size)
-        found.append((box, np.clip(_iou(box, np.array([x, y, x + w, y + h])) * (1 - .2*hard) + noise, .05, 1)))
+        true = np.array([x, y, x + w, y + h])
+        box = _clip_box(true + error, size)
+        found.append((box, np.clip(_iou(box, true) * (1 - .2*hard) + noise, .05, 1)))
     for _ in range(rng.poisson(false_positives)):
         corner, extent, score = rng.random(2) * size, rng.uniform(.05, .5, 2) * size, rng.beta(2, 6)
         if people and rng.random() < .5:
             x, y, w, h = people[rng.integers(len(people))]["bbox"]
-            corner, extent = (
-                np.array([x, y]) + rng.normal(0, 0.2, 2) * (w, h), np.array([w, h]) * rng.uniform(0.6, 1.5, 2),
-            )
+            corner = np.array([x, y]) + rng.normal(0, 0.2, 2) * (w, h)
+            extent = np.array([w, h]) * rng.uniform(0.6, 1.5, 2)
         found.append((_clip_box(np.concatenate([corner, corner + extent]), size), np.clip(score, .01, 1)))
     return found
 
 # %% ../../nbs/schemas/01_annotations.ipynb #e7fc24be
 def simulated_detector(
-    pose_set: PoseSet,    # annotated people
+    pose_set: PoseSet,   # annotated people
     *,
-    seed=0,               # same seed, same boxes, image by image
-    jitter=.06,           # standard deviation of each corner, as a share of the box's width and height
-    miss=.1,              # share of people missed, about
-    false_positives=.5    # boxes on nobody, per image, on average
-) -> list: # [{image_id, category_id, bbox xywh, score}]
-    "A declared stand-in for a person detector: jitters, misses and invents boxes from the annotations; a pure function of `seed` and image id."
-    people = {i["id"]: [] for i in pose_set.coco["images"]}
-    for a in pose_set.coco["annotations"]:
-        if not a["iscrowd"]:
-            people[a["image_id"]].append(a)
+    seed=0,              # same seed, same boxes, image by image
+    jitter=.06,          # standard deviation of each corner, as a share of the box's width and height
+    miss=.1,             # share of people missed, about
+    false_positives=.5   # boxes on nobody, per image, on average
+) -> list: # [{image_id, category_id, bbox xywh, score}]; a pure function of `seed` and image id
+    "A declared stand-in for a person detector: jitters, misses and invents boxes from the annotations."
+    people = {image["id"]: [] for image in pose_set.coco["images"]}
+    for person in pose_set.coco["annotations"]:
+        if not person["iscrowd"]:
+            people[person["image_id"]].append(person)
     category, detections = pose_set.coco["categories"][0]["id"], []
     for image in pose_set.coco["images"]:
-        for box, score in _detect(
-            image, people[image["id"]], np.random.default_rng([seed, image["id"]]), jitter, miss, false_positives
-        ):
+        rng = np.random.default_rng([seed, image["id"]])
+        for box, score in _detect(image, people[image["id"]], rng, jitter, miss, false_positives):
             bbox = [round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))]
             detections.append(dict(image_id=image["id"], category_id=category, bbox=bbox, score=round(float(score), 4)))
     return detections
@@ -398,42 +390,47 @@ def box_ap(
 
 # %% ../../nbs/schemas/01_annotations.ipynb #ce608e30
 def pose_factors(
-    keypoints, # (n k 2) pixels, y downwards
-    visible,   # (n k) 0 not labelled, 1 hidden, 2 visible
+    keypoints: np.ndarray,      # (n k 2) pixels, y downwards
+    visible: np.ndarray,        # (n k) 0 not labelled, 1 hidden, 2 visible
     skeleton: Skeleton = COCO17 # with shoulders, hips, wrists and ankles
-) -> pd.DataFrame: # n rows: orientation, lean, raise_left, raise_right, spread, visible
-    "Signed width of the shoulders, degrees of lean to the picture's right, wrists above shoulders, ankles apart, share of visible joints; `DataError` if joints are missing."
+) -> pd.DataFrame: # n rows: orientation, raise_left, raise_right, spread, lean, visible
+    "Factors of a pose; `DataError` if joints are missing."
+    # width of the shoulders with its sign, wrists above shoulders, ankles apart; degrees of lean to the picture's right
     keypoints, visible = np.asarray(keypoints, float), np.asarray(visible)
     if keypoints.ndim != 3 or keypoints.shape[1:] != (skeleton.k, 2) or visible.shape != keypoints.shape[:2]:
         raise DataError(
-            f"keypoints {keypoints.shape} with visible {visible.shape}: expected (n {skeleton.k} 2) and (n {skeleton.k}), the joints of {skeleton.name}"
+            f"keypoints {keypoints.shape} with visible {visible.shape}: "
+            f"expected (n {skeleton.k} 2) and (n {skeleton.k}), the joints of {skeleton.name}"
         )
     points = np.where(visible[..., None] > 0, keypoints, np.nan)
-    def both(part): return (points[:, skeleton.index(f"{side}_{part}")] for side in ("left", "right")) # (n 2), (n 2)
-    (sl, sr), (hl, hr), (wl, wr), (al, ar) = map(both, ("shoulder", "hip", "wrist", "ankle"))
-    up = (sl + sr)/2 - (hl + hr)/2
+    def both(part): return [points[:, skeleton.index(f"{side}_{part}")] for side in ("left", "right")] # (n 2), (n 2)
+    left_shoulder, right_shoulder = both("shoulder")
+    left_hip, right_hip = both("hip")
+    left_wrist, right_wrist = both("wrist")
+    left_ankle, right_ankle = both("ankle")
+    up = (left_shoulder + right_shoulder)/2 - (left_hip + right_hip)/2
     up[(up == 0).all(1)] = np.nan
-    found = dict(
-        orientation=(sl - sr)[:, 0], raise_left=(sl - wl)[:, 1], raise_right=(sr - wr)[:, 1],
-        spread=np.linalg.norm(al - ar, axis=1),
-    )
-    return (
-        pd.DataFrame(found)
-        .div(np.linalg.norm(up, axis=1), axis=0)
-        .assign(lean=np.degrees(np.arctan2(up[:, 0], -up[:, 1])), visible=(visible == 2).mean(1))
-    )
+    lengths = pd.DataFrame(dict(
+        orientation=(left_shoulder - right_shoulder)[:, 0], raise_left=(left_shoulder - left_wrist)[:, 1],
+        raise_right=(right_shoulder - right_wrist)[:, 1], spread=np.linalg.norm(left_ankle - right_ankle, axis=1),
+    ))
+    lean = np.degrees(np.arctan2(up[:, 0], -up[:, 1]))
+    return lengths.div(np.linalg.norm(up, axis=1), axis=0).assign(lean=lean, visible=(visible == 2).mean(1))
 
 # %% ../../nbs/schemas/01_annotations.ipynb #16c4d526
 def person_factors(
-    store,    # a `datasets.crops.CropStore`
-    rows=None # of it, default all
+    store: object, # a `stores.person_crops.CropStore`
+    rows=None      # of it, default all
 ) -> pd.DataFrame: # of `pose_factors`; scale, shape, brightness, contrast
-    "What is known of the people of a store: their pose, log of the box's height in pixels and of its width over height, mean and deviation of the crop's grey values from 0 to 1."
-    rows, sizes = np.arange(len(store)) if rows is None else np.asarray(rows), (store.about["size"], store.crop_size)
-    cut = tuple(slice((whole - crop)//2, (whole + crop)//2) for whole, crop in zip(*(size[::-1] for size in sizes)))
-    grey = [store.images[int(i)][:, *cut].float().mean(0)/255 for i in rows]
+    "What is known of the people of a store: the factors of their pose, of their box and of their crop."
+    # logs of the box's height in pixels and of its width over height; mean and deviation of grey values from 0 to 1
+    rows = np.arange(len(store)) if rows is None else np.asarray(rows)
+    (whole_w, whole_h), (crop_w, crop_h) = store.about["size"], store.crop_size
+    down = slice((whole_h - crop_h)//2, (whole_h + crop_h)//2)
+    across = slice((whole_w - crop_w)//2, (whole_w + crop_w)//2)
+    grey = [store.images[int(i)][:, down, across].float().mean(0)/255 for i in rows]
     wide, high = np.log(store.bbox[rows, 2:]).T
     return pose_factors(store.keypoints[rows], store.visible[rows], store.skeleton).assign(
-        scale=high, shape=wide - high, brightness=[float(g.mean()) for g in grey],
-        contrast=[float(g.std()) for g in grey],
+        scale=high, shape=wide - high, brightness=[float(crop.mean()) for crop in grey],
+        contrast=[float(crop.std()) for crop in grey],
     )

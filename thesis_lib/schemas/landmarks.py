@@ -4,6 +4,7 @@
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #4c767a26
 from __future__ import annotations
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -20,34 +21,34 @@ __all__ = ['AXES', 'HEADER', 'Recording', 'format_row', 'write_recording', 'read
 AXES = ("x", "y", "z", "visibility")
 
 def _problem(landmarks, frame): # -> (row, what is wrong); None if nothing is
-    for bad, expected in (
-        (~np.isfinite(landmarks), "a finite number"), (abs(landmarks) > 100, "shares of the image, not pixels"),
-    ):
-        if bad.any():
-            return _field(landmarks, bad, expected)
+    bad = ~np.isfinite(landmarks)
+    if bad.any():
+        return _field(landmarks, bad, "a finite number")
+    bad = abs(landmarks) > 100
+    if bad.any():
+        return _field(landmarks, bad, "shares of the image, not pixels")
     bad = (landmarks < -1e-6) | (landmarks > 1 + 1e-6)
     bad[..., :3] = False
     if bad.any():
         return _field(landmarks, bad, "0 to 1")
-    if (falls := np.flatnonzero(np.diff(frame) <= 0)).size:
-        return int(
-            falls[0]
-        ) + 1, f"frame {frame[falls[0] + 1]} follows frame {frame[falls[0]]}; expected an index that increases"
+    falls = np.flatnonzero(np.diff(frame) <= 0)
+    if falls.size:
+        row = int(falls[0]) + 1
+        return row, f"frame {frame[row]} follows frame {frame[row - 1]}; expected an index that increases"
 
 def _field(landmarks, bad, expected): # the first bad number
     row, joint, axis = np.argwhere(bad)[0].tolist()
-    return (
-        row,
-        f"column {4 * joint + axis} ({BLAZEPOSE33.joints[joint]} {AXES[axis]}) is {landmarks[row, joint, axis]:g}; expected {expected}",
-    )
+    return row, f"{_column(4*joint + axis)} is {landmarks[row, joint, axis]:g}; expected {expected}"
+
+def _column(j): # -1 is the index
+    return "the index" if j < 0 else f"column {j} ({BLAZEPOSE33.joints[j//4]} {AXES[j%4]})"
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #8707ab89
 @dataclass(frozen=True, eq=False)
 class Recording:
     "Landmarks of one person doing one action, checked; `DataError` names the recording, the row and the column."
     landmarks: np.ndarray # (t 33 4) float32: x, y, z, visibility
-    # (t,) int64, number of each frame, increasing; a number that is missing is a frame without a person
-    frame: np.ndarray
+    frame: np.ndarray     # (t) int64, increasing numbers of the frames; one that is missing is a frame without a person
     action: str
     person: str = ""
     take: str = ""
@@ -55,36 +56,44 @@ class Recording:
     path: str = ""        # of the file, if it came from one
 
     def __post_init__(self):
-        for name, dtype in (("landmarks", np.float32), ("frame", np.int64)):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype))
-        if self.landmarks.shape[1:] != (33, 4) or self.frame.shape != self.landmarks.shape[:1] or not len(self.frame):
+        object.__setattr__(self, "landmarks", np.ascontiguousarray(self.landmarks, np.float32))
+        object.__setattr__(self, "frame", np.ascontiguousarray(self.frame, np.int64))
+        landmarks, frame = self.landmarks, self.frame
+        if landmarks.shape[1:] != (33, 4) or frame.shape != landmarks.shape[:1] or not len(frame):
             raise DataError(
-                f"{self.key}: landmarks {self.landmarks.shape} with frame numbers {self.frame.shape}; expected (t, 33, 4) and (t,), at least one frame"
+                f"{self.key}: landmarks {landmarks.shape} with frame numbers {frame.shape}; "
+                "expected (t, 33, 4) and (t,), at least one frame"
             )
-        if (found := _problem(self.landmarks, self.frame)):
+        found = _problem(landmarks, frame)
+        if found:
             raise DataError(f"{self.key}, row {found[0]}: {found[1]}")
 
     def __len__(self): return len(self.frame)
+
     @property
-    # its name in messages
-    def key(self): return self.path or "/".join(filter(None, (self.person, self.action, self.take)))
+    def key(self) -> str:
+        "Name of the recording in messages."
+        return self.path or "/".join(filter(None, (self.person, self.action, self.take)))
+
     @property
-    def gaps(self): return int(self.frame[-1] - self.frame[0]) + 1 - len(self) # frames without a person
+    def gaps(self) -> int:
+        "Number of frames without a person."
+        return int(self.frame[-1] - self.frame[0]) + 1 - len(self)
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #72b7e8e6
 HEADER = "," + ",".join(map(str, range(132)))
 
 def format_row(
     frame: int,
-    landmarks # (33 4) float32
+    landmarks: np.ndarray # (33 4) float32
 ) -> str: # a line of the file, without its end
     "One frame as text."
     return f"{frame}," + ",".join(map(repr, np.asarray(landmarks, np.float32).ravel().tolist()))
 
 def write_recording(
     recording: Recording,
-    path
-):
+    path: Path | str
+) -> None:
     "Write the text format, whole or not at all; `DataError` if it cannot be written."
     write_atomic(path, "\n".join([HEADER, *map(format_row, recording.frame.tolist(), recording.landmarks), ""]))
 
@@ -116,21 +125,19 @@ def _locate(path, lines): # the line and the field at which a number cannot be r
     for number, line in enumerate(lines[1:], 2):
         fields = line.split(",")
         if len(fields) != 133:
-            raise DataError(
-                f"{path}, line {number}: has {len(fields)} columns; expected 133, the index and 33 x (x, y, z, visibility)"
-            )
+            expected = "expected 133, the index and 33 x (x, y, z, visibility)"
+            raise DataError(f"{path}, line {number}: has {len(fields)} columns; {expected}")
         for column, text in enumerate(fields, -1):
             try:
                 np.loadtxt([f"{text},0"], delimiter=",", comments=None)
             except ValueError as e:
                 raise DataError(f"{path}, line {number}: {_column(column)} is {text[:40]!r}; expected a number") from e
 
-def _column(j): return "the index" if j < 0 else f"column {j} ({BLAZEPOSE33.joints[j//4]} {AXES[j%4]})"
-
 # %% ../../nbs/schemas/04_landmarks.ipynb #29bb424f
 def read_recording(
-    path,
-    *, action=None,    # None: the name of the file without its ending
+    path: Path | str,
+    *,
+    action=None,       # None: the name of the file without its ending
     person="", take="",
     fps=30.            # which the format does not tell
 ) -> Recording:
@@ -148,66 +155,73 @@ def read_recording(
         raise DataError(f"{path}: the rows cannot be read; expected 133 numbers in each")
     with np.errstate(over="ignore"):
         index, landmarks = values[:, 0], values[:, 1:].astype(np.float32).reshape(-1, 33, 4)
-    if (odd := np.flatnonzero(~((index == np.round(index)) & (abs(index) < 2**53)))).size:
-        raise DataError(f"{path}, line {odd[0] + 2}: the index is {index[odd[0]]:g}; expected a whole number")
+    whole = (index == np.round(index)) & (abs(index) < 2**53)
+    if not whole.all():
+        row = np.flatnonzero(~whole)[0]
+        raise DataError(f"{path}, line {row + 2}: the index is {index[row]:g}; expected a whole number")
     frame = index.astype(np.int64)
-    if (found := _problem(landmarks, frame)):
+    found = _problem(landmarks, frame)
+    if found:
         raise DataError(f"{path}, line {found[0] + 2}: {found[1]}")
     return Recording(landmarks, frame, Path(path).stem if action is None else action, person, take, fps, str(path))
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #cdd50bd7
 def read_folder(
-    folder,
-    *, person=None, # None: the name of the folder
+    folder: Path | str,
+    *,
+    person=None, # None: the name of the folder
     take="", fps=30.
 ) -> list: # of `Recording`, by name
     "All recordings `*.txt` of a folder; `DataError` if there is none or one does not fit."
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with a text file of landmarks for each action")
-    paths = sorted(p for p in folder.glob("*.txt") if not p.name.startswith("."))
+    paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
     if not paths:
         raise DataError(f"{folder}: holds no recording; expected a file <action>.txt for each action")
-    columns = {p: _lines(p)[0].count(",") + 1 for p in paths}
-    other = next((p for p in paths if columns[p] != columns[paths[0]]), None)
-    if other:
-        raise DataError(
-            f"{other}, line 1: has {columns[other]} columns where {paths[0].name} has {columns[paths[0]]}; expected 133 in all recordings of a folder"
-        )
-    return [read_recording(p, person=folder.name if person is None else person, take=take, fps=fps) for p in paths]
+    columns = [_lines(path)[0].count(",") + 1 for path in paths]
+    for path, n in zip(paths, columns):
+        if n != columns[0]:
+            found = f"has {n} columns where {paths[0].name} has {columns[0]}"
+            raise DataError(f"{path}, line 1: {found}; expected 133 in all recordings of a folder")
+    person = folder.name if person is None else person
+    return [read_recording(path, person=person, take=take, fps=fps) for path in paths]
 
-def fingerprint(recordings) -> str: # 16 hexadecimal digits
+def fingerprint(
+    recordings: Iterable # of `Recording`
+) -> str: # 16 hexadecimal digits
     "Hash of recordings: their names, frames and landmarks."
-    return content_hash(
-        *(
-            part
-            for r in recordings
-            for part in ([r.action, r.person, r.take, r.fps], r.frame.tobytes(), r.landmarks.tobytes())
-        )
-    )
+    return content_hash(*_parts(recordings))
+
+def _parts(recordings): # what the fingerprint is made of
+    for r in recordings:
+        yield [r.action, r.person, r.take, r.fps]
+        yield r.frame.tobytes()
+        yield r.landmarks.tobytes()
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #a542ff5d
 @dataclass(frozen=True, eq=False)
 class LandmarkWindows:
-    "Windows of recordings, with what is needed to split them."
+    "Landmark windows of recordings, with what is needed to split them."
     x: np.ndarray         # (n t 132) float32
-    y: np.ndarray         # (n,) int64, number of the class
+    y: np.ndarray         # (n) int64, number of the class
     classes: tuple        # of names
-    recording: np.ndarray # (n,) int64, number of its recording
-    start: np.ndarray     # (n,) int64, number of its first frame
-    person: np.ndarray    # (n,) names
+    recording: np.ndarray # (n) int64, number of its recording
+    start: np.ndarray     # (n) int64, number of its first frame
+    person: np.ndarray    # (n) names
     keys: tuple           # names of the recordings
 
     def __len__(self): return len(self.y)
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #6aab6b08
 def cut_windows(
-    recordings,    # list of `Recording`
-    *, frames=30,  # length of a window
+    recordings: list, # of `Recording`
+    *,
+    frames=30,     # length of a landmark window
     stride=10,     # frames from one start to the next
     classes=None   # names in the order of the classes; None: the actions, sorted
 ) -> LandmarkWindows:
-    "Cut recordings into windows; `DataError` names a recording that no window fits into, or whose action is not among `classes`."
+    "Cut recordings; `DataError` names one that no landmark window fits into, or whose action is not in `classes`."
     if frames < 1 or stride < 1:
         raise DataError(f"frames {frames}, stride {stride}: expected 1 or more")
     if not recordings:
@@ -217,39 +231,41 @@ def cut_windows(
     for r in recordings:
         if r.action not in classes:
             raise DataError(f"{r.key}: its action {r.action!r} is none of {', '.join(classes)}")
-    n = np.repeat(np.arange(len(rows)), [len(s) for s in rows])
-    x = np.concatenate([r.landmarks.reshape(-1, 132)[s[:, None] + np.arange(frames)] for r, s in zip(recordings, rows)])
+    x = []
+    for r, starts in zip(recordings, rows):
+        x.append(r.landmarks.reshape(-1, 132)[starts[:, None] + np.arange(frames)])
+    number = np.repeat(np.arange(len(rows)), [len(starts) for starts in rows])
     return LandmarkWindows(
-        x, np.array([classes.index(r.action) for r in recordings])[n], classes, n,
-        np.concatenate([r.frame[s] for r, s in zip(recordings, rows)]), np.array([r.person for r in recordings])[n],
-        tuple(r.key for r in recordings),
+        x=np.concatenate(x), y=np.array([classes.index(r.action) for r in recordings])[number], classes=classes,
+        recording=number, start=np.concatenate([r.frame[starts] for r, starts in zip(recordings, rows)]),
+        person=np.array([r.person for r in recordings])[number], keys=tuple(r.key for r in recordings),
     )
 
-def _starts(recording, frames, stride): # rows at which windows start
+def _starts(recording, frames, stride): # rows at which landmark windows start
     edges = np.r_[0, np.flatnonzero(np.diff(recording.frame) > 1) + 1, len(recording)]
-    found = [np.arange(a, b - frames + 1, stride) for a, b in zip(edges, edges[1:])]
-    if not sum(map(len, found)):
+    found = np.concatenate([np.arange(a, b - frames + 1, stride) for a, b in zip(edges, edges[1:])])
+    if not len(found):
         between = f" without a gap (of {len(recording)} in all)" if len(edges) > 2 else ""
-        raise DataError(
-            f"{recording.key}: has {np.diff(edges).max()} frames in a row{between}; expected at least the {frames} of a window"
-        )
-    return np.concatenate(found)
+        has = f"has {np.diff(edges).max()} frames in a row{between}"
+        raise DataError(f"{recording.key}: {has}; expected at least the {frames} of a window")
+    return found
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #d6adb463
 def body_centred(
-    landmarks, # (.. t 33 4) or (.. t 132), numpy
-    *, aspect=1. # height of the image divided by its width
-): # the same shape, float32
-    "Positions relative to the hips in units of the torso, visibility unchanged."
+    landmarks: np.ndarray, # (.. t 33 4) or (.. t 132)
+    *,
+    aspect=1. # height of the image divided by its width
+) -> np.ndarray: # the same shape, float32
+    "Positions relative to the hips in units of the torso, visibility unchanged; `DataError` for another shape."
     shape, landmarks = np.shape(landmarks), np.array(landmarks, np.float32)
     if shape[-1:] != (132,) and shape[-2:] != (33, 4):
         raise DataError(f"landmarks {shape}: expected (.. t 33 4) or (.. t 132)")
     out = landmarks.reshape(*shape[:-1], 33, 4) if shape[-1] == 132 else landmarks
     out[..., 1] *= aspect
-    shoulders, hips = (
-        out[..., [BLAZEPOSE33.index(f"{side}_{joint}") for side in ("left", "right")], :3].mean(-2)
-        for joint in ("shoulder", "hip")
-    )
+    def middle(joint): # of the left and the right one, (.. t 3)
+        pair = [BLAZEPOSE33.index(f"left_{joint}"), BLAZEPOSE33.index(f"right_{joint}")]
+        return out[..., pair, :3].mean(-2)
+    shoulders, hips = middle("shoulder"), middle("hip")
     torso = np.median(np.sqrt(((shoulders - hips)[..., :2]**2).sum(-1)), -1)[..., None, None, None]
     out[..., :3] = (out[..., :3] - hips[..., None, :])/np.maximum(torso, .01)
     return out.reshape(shape)

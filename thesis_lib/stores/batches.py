@@ -4,10 +4,16 @@
 
 # %% ../../nbs/stores/01_batches.ipynb #23e8cbbf
 from __future__ import annotations
-import json, math, shutil, warnings
+import json
+import math
+import numpy as np
+import shutil
+import torch
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-import numpy as np, torch
+from pathlib import Path
 from ..core.errors import DataError
 from ..core.files import whole_folder
 
@@ -22,11 +28,11 @@ def _mix(x): # one step of splitmix64 on uint64 arrays, which wrap around
     return x ^ (x >> np.uint64(31))
 
 def uniform(
-    seed, epoch, # integers
-    index,       # (b) rows
-    draws,       # numbers wanted for each
-    stream=0     # integer: numbers for another purpose
-): # (b draws) float64 in [0, 1)
+    seed: int, epoch: int, # integers
+    index: Iterable,       # (b) rows
+    draws: int,            # numbers wanted for each
+    stream=0               # integer: numbers for another purpose
+) -> np.ndarray: # (b draws) float64 in [0, 1)
     "Random numbers that depend on nothing but the arguments."
     key = _mix(np.full(len(index), stream, np.uint64))
     for part in (seed, epoch, index):
@@ -37,45 +43,50 @@ def uniform(
 class Loader:
     "Batches of one epoch of a store, this rank's share; `DataError` if there is not one."
     def __init__(self,
-        store,           # has `len` and `batch(rows, *, seed, epoch, **options)`
-        batch_size,
+        store: object,   # has `len` and `batch(rows, *, seed, epoch, **options)`
+        batch_size: int, # rows
         *, seed=0, rank=0, world_size=1, shuffle=True,
         drop_last=False, # leave an incomplete last batch out
         index=None,      # rows to use, default all
         **options        # of `store.batch`
     ):
-        self.store, self.batch_size, self.seed, self.rank, self.world_size = store, batch_size, seed, rank, world_size
+        self.store, self.batch_size, self.options = store, batch_size, options
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.index = np.arange(len(store)) if index is None else np.asarray(index)
-        self.shuffle, self.drop_last, self.options, self.epoch = shuffle, drop_last, options, 0
+        self.shuffle, self.drop_last, self.epoch = shuffle, drop_last, 0
         if not len(self):
             raise DataError(
                 f"{store!r}: {len(self.index)} rows for {world_size} ranks do not fill one batch of {batch_size}"
             )
 
-    def set_epoch(self, epoch): self.epoch = epoch
+    def set_epoch(self, epoch: int) -> None: self.epoch = epoch
 
-    def order(self): # rows of this rank in this epoch
+    def order(self) -> np.ndarray: # rows of this rank in this epoch
         if not self.shuffle:
             return self.index[self.rank::self.world_size]
-        order = self.index[np.argsort(uniform(self.seed, self.epoch, self.index, 1, stream=1)[:, 0])]
-        return order[:len(order) - len(order) % self.world_size][self.rank::self.world_size]
+        drawn = uniform(self.seed, self.epoch, self.index, 1, stream=1)[:, 0]
+        order = self.index[np.argsort(drawn)]
+        shared = len(order) - len(order) % self.world_size
+        return order[:shared][self.rank::self.world_size]
 
     def __len__(self):
         n = len(self.index)
-        n = n // self.world_size if self.shuffle else len(range(self.rank, n, self.world_size))
+        if self.shuffle:
+            n = n // self.world_size
+        else:
+            n = len(range(self.rank, n, self.world_size))
         return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
 
     def __iter__(self):
         order, epoch = self.order(), self.epoch
         for i in range(len(self)):
-            yield self.store.batch(
-                order[i * self.batch_size : (i + 1) * self.batch_size], seed=self.seed, epoch=epoch, **self.options
-            )
+            rows = order[i * self.batch_size:(i + 1) * self.batch_size]
+            yield self.store.batch(rows, seed=self.seed, epoch=epoch, **self.options)
 
 # %% ../../nbs/stores/01_batches.ipynb #7f13775e
 def rank_share(
-    batch_size, # of all ranks together
-    world_size
+    batch_size: int, # of all ranks together
+    world_size: int  # processes that train together
 ) -> int: # rows of each rank
     "What one rank contributes to a batch; `DataError` if the ranks cannot share it evenly."
     if batch_size % world_size:
@@ -87,16 +98,17 @@ def rank_share(
 # %% ../../nbs/stores/01_batches.ipynb #a1f08cb6
 @contextmanager
 def write_pixels(
-    folder, # of the new store
-    what,   # "crops", for messages
-    shape,  # of `images.npy`
-    about,  # JSON values, for `about.json`
-    beside=0 # bytes of what lies beside the pixels
-): # the folder to fill, and the file `images.npy`, open where the first pixel goes
-    "Make the folder of a store: the block writes the pixels, and what lies beside them; `DataError` if the disk is full."
+    folder: Path, # of the new store
+    what: str,    # "crops", for messages
+    shape: tuple, # of `images.npy`
+    about: dict,  # JSON values, for `about.json`
+    beside=0      # bytes of what lies beside the pixels
+) -> Iterator: # the folder to fill, and the file `images.npy`, open where the first pixel goes
+    "Make the folder of a store, whose pixels and the rest the block writes; `DataError` if the disk is full."
     need = math.prod(shape) + beside + 2**16
     with whole_folder(folder, f"the {what} ({need:,} bytes)") as part:
-        if (free := shutil.disk_usage(part).free) < need:
+        free = shutil.disk_usage(part).free
+        if free < need:
             raise DataError(f"{folder}: the {what} need {need:,} bytes and the disk has {free:,} free")
         with open(part/"images.npy", "wb") as file:
             np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=tuple(shape)))
@@ -105,11 +117,11 @@ def write_pixels(
         (part/"about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 def read_pixels(
-    folder, # of a store
-    what,   # "crop", for the message
-    make    # (images, about) -> store
-):
-    "Open a store: its pixels are a memory map; `DataError` names a folder that is damaged."
+    folder: Path,  # of a store
+    what: str,     # "crop", for the message
+    make: Callable # (images, about) -> store
+) -> PixelStore: # what `make` makes
+    "Open a store, whose pixels are a memory map; `DataError` names a folder that is damaged."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # the map is read-only and only read
@@ -119,31 +131,34 @@ def read_pixels(
         raise DataError(f"{folder}: the {what} store is damaged ({e}); delete the folder and it is built again") from e
 
 # %% ../../nbs/stores/01_batches.ipynb #5da5c247
+# a dataclass with `images` (n ...) uint8, `about`, `device` and a method `batch` becomes one by inheriting
 class PixelStore:
-    "What stores of pixels share; a dataclass with `images` (n ...) uint8, `about`, `device` and a method `batch` becomes one by inheriting."
+    "What stores of pixels have in common: their length, the device they live on, rows of pixels and a loader."
     def __len__(self): return len(self.images)
 
     def to(self,
-        device,       # where batches are made
-        resident=None # keep all pixels there too; None: if they fit into half of a GPU's free memory
-    ):
+        device: torch.device | str, # where batches are made
+        resident=None               # keep all pixels there too; None: if they fit into half of a GPU's free memory
+    ) -> PixelStore: # of the same class
         "The same store with its batches, and its pixels if there is room, on another device."
         device = torch.device(device)
         if resident is None:
             resident = device.type != "cuda" or self.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
-        return replace(self, images=self.images.to(device) if resident else self.images, device=device)
+        images = self.images.to(device) if resident else self.images
+        return replace(self, images=images, device=device)
 
     def fetch(self,
-        rows # (b) integers, a tensor on the host
-    ): # (b ...) uint8, on the store's device
+        rows: torch.Tensor # (b) integers, a tensor on the host
+    ) -> torch.Tensor: # (b ...) uint8, on the store's device
         "Stored pixels of some rows."
         if self.images.device.type == self.device.type or self.device.type != "cuda":
             return self.images.index_select(0, rows.to(self.images.device)).to(self.device)
         # from a cache that waits for copies under way
         buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
-        return torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
+        torch.index_select(self.images, 0, rows, out=buffer)
+        return buffer.to(self.device, non_blocking=True)
 
-    def loader(self, batch_size,
+    def loader(self, batch_size: int,
         *, seed=0, rank=0, world_size=1, shuffle=True,
         drop_last=False, # leave an incomplete last batch out
         index=None,      # rows to use, default all

@@ -4,15 +4,19 @@
 
 # %% ../../nbs/stores/04_images.ipynb #3549ca07
 from __future__ import annotations
+import numpy as np
+import torch
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from fastcore.basics import patch
 from threading import Lock
 from typing import NamedTuple
-import numpy as np, torch
-from ..schemas.annotations import PoseSet, read_image
-from .batches import Loader, uniform
 from ..core.errors import DataError
+from ..schemas.annotations import PoseSet, read_image
+from ..skeletons import Skeleton
+from .batches import Loader, uniform
 
 # %% auto #0
 __all__ = ['Target', 'image_target', 'mirror', 'ImageBatch', 'ImageStore', 'image_loader']
@@ -25,22 +29,24 @@ class Target(NamedTuple):
     left_out: int         # annotations that are not among them
 
 def image_target(
-    people,  # annotations of one image in COCO layout
-    size,    # (w, h) of the image, pixels
-    k=17     # joints
+    people: Iterable, # annotations of one image in COCO layout
+    size: tuple,      # (w, h) of the image, pixels
+    k=17              # joints
 ) -> Target:
     "Boxes and joints of the people of an image, without crowds and boxes that do not reach into it."
     people, (w, h) = list(people), size
     box = np.array([a["bbox"] for a in people], np.float32).reshape(-1, 4)
-    box = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1).clip(0, np.array([w, h, w, h], np.float32))
-    keep = (box[:, 2:] > box[:, :2]).all(1) & ~np.array([a["iscrowd"] for a in people], bool)
+    edges = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1) # x1, y1, x2, y2
+    box = edges.clip(0, np.array([w, h, w, h], np.float32))
+    crowd = np.array([a["iscrowd"] for a in people], bool)
+    keep = (box[:, 2:] > box[:, :2]).all(1) & ~crowd
     keypoints = np.array([a["keypoints"] for a in people], np.float32).reshape(-1, k, 3)
     return Target(box[keep], keypoints[keep], int((~keep).sum()))
 
 def mirror(
-    image,    # (3 h w)
-    target: Target,
-    skeleton  # tells left from right
+    image: torch.Tensor, # (3 h w)
+    target: Target,      # its people
+    skeleton: Skeleton   # tells left from right
 ) -> tuple: # image and target
     "An image and its people in the mirror."
     w, (boxes, keypoints, left_out) = image.shape[-1], target
@@ -58,10 +64,14 @@ class ImageBatch(NamedTuple):
 # %% ../../nbs/stores/04_images.ipynb #c1a5e004
 class _Kept:
     "Decoded images, as many as there is room for; threads and stores share it. Pickled, it begins empty."
-    def __init__(self, room): self.room, self.free, self.images, self.lock = room, room, {}, Lock()
+    def __init__(self, room): # bytes
+        self.room, self.free, self.images = room, room, {}
+        self.lock = Lock()
+
     def __reduce__(self): return _Kept, (self.room,)
     def __len__(self): return len(self.images)
     def get(self, row): return self.images.get(row)
+
     def add(self, row, image):
         with self.lock:
             if row not in self.images and image.nbytes <= self.free:
@@ -77,62 +87,69 @@ class ImageStore:
 
     def __post_init__(self):
         people = {i["id"]: [] for i in self.pose_set.coco["images"]}
-        for a in self.pose_set.coco["annotations"]:
-            people[a["image_id"]].append(a)
+        for person in self.pose_set.coco["annotations"]:
+            people[person["image_id"]].append(person)
         self.entries, k = self.pose_set.coco["images"], self.pose_set.skeleton.k
         self.targets = [image_target(people[i["id"]], (i["width"], i["height"]), k) for i in self.entries]
-        self.image_id, self._kept = np.array([i["id"] for i in self.entries]), _Kept(self.room)
+        self.image_id = np.array([i["id"] for i in self.entries])
+        self._kept = _Kept(self.room)
 
     def __len__(self): return len(self.entries)
-    def __repr__(self):
-        left_out = sum(t.left_out for t in self.targets)
-        return f"ImageStore {self.pose_set.name}/{self.pose_set.split}: {len(self)} images, {sum(len(t.boxes) for t in self.targets)} people, {left_out} crowds and empty boxes left out"
 
-    def to(self, device): # `ImageStore`
+    def __repr__(self):
+        people = sum(len(t.boxes) for t in self.targets)
+        left_out = sum(t.left_out for t in self.targets)
+        what = f"{len(self)} images, {people} people, {left_out} crowds and empty boxes left out"
+        return f"ImageStore {self.pose_set.name}/{self.pose_set.split}: {what}"
+
+    def to(self, device: torch.device | str) -> ImageStore:
         "The same images and the same memory of them, with batches on another device."
         other = copy(self)
         other.device = torch.device(device)
         return other
 
-    def pixels(self, row) -> torch.Tensor: # (3 h w) uint8
+    def pixels(self, row: int) -> torch.Tensor: # (3 h w) uint8
         "An image as it is stored; `DataError` if it cannot be read or has another size than annotated."
-        if (image := self._kept.get(row)) is not None:
-            return image
+        kept = self._kept.get(row)
+        if kept is not None:
+            return kept
         entry = self.entries[row]
-        image = torch.from_numpy(
-            read_image(self.pose_set.path(entry), (entry["width"], entry["height"])).transpose(2, 0, 1).copy()
-        )
+        pixels = read_image(self.pose_set.path(entry), (entry["width"], entry["height"]))
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         self._kept.add(row, image)
         return image
 
-    def batch(self, rows, *, seed=0, epoch=0,
-        flip=0. # probability that an image is mirrored
-    ) -> ImageBatch:
-        "Some images with their people."
-        images, targets = [], []
-        for row, u in zip(rows, uniform(seed, epoch, rows, 1)[:, 0]):
-            image, target = self.pixels(int(row)), self.targets[row]
-            if u < flip:
-                image, target = mirror(image, target, self.pose_set.skeleton)
-            boxes, keypoints = (torch.from_numpy(x).to(self.device) for x in target[:2])
-            images.append(image.to(self.device, non_blocking=True).float() / 255)
-            targets.append(
-                dict(
-                    boxes=boxes, labels=torch.ones(len(boxes), dtype=torch.int64, device=self.device),
-                    keypoints=keypoints, image_id=int(self.image_id[row]),
-                )
-            )
-        return ImageBatch(images, targets)
+# %% ../../nbs/stores/04_images.ipynb #5d6f74b6
+@patch
+def batch(
+    self: ImageStore,
+    rows: Iterable,
+    *, seed=0, epoch=0, # what mirroring depends on, beside the row
+    flip=0.             # probability that an image is mirrored
+) -> ImageBatch:
+    "Some images with their people."
+    images, targets = [], []
+    for row, chance in zip(rows, uniform(seed, epoch, rows, 1)[:, 0]):
+        image, target = self.pixels(int(row)), self.targets[row]
+        if chance < flip:
+            image, target = mirror(image, target, self.pose_set.skeleton)
+        boxes = torch.from_numpy(target.boxes).to(self.device)
+        keypoints = torch.from_numpy(target.keypoints).to(self.device)
+        labels = torch.ones(len(boxes), dtype=torch.int64, device=self.device)
+        images.append(image.to(self.device, non_blocking=True).float() / 255)
+        targets.append(dict(boxes=boxes, labels=labels, keypoints=keypoints, image_id=int(self.image_id[row])))
+    return ImageBatch(images, targets)
 
 # %% ../../nbs/stores/04_images.ipynb #2c4e6c24
-class _Ahead(Loader):
+class _Ahead(Loader): # batches made by threads before they are asked for
     def __init__(self, *args, workers, **options):
         super().__init__(*args, **options)
         self.workers = workers
 
     def __iter__(self):
         order, epoch, n = self.order(), self.epoch, self.batch_size
-        def make(i): return self.store.batch(order[i*n:(i + 1)*n], seed=self.seed, epoch=epoch, **self.options)
+        def make(i): # batch i of the epoch
+            return self.store.batch(order[i*n:(i + 1)*n], seed=self.seed, epoch=epoch, **self.options)
         if not self.workers:
             yield from map(make, range(len(self)))
             return
@@ -147,7 +164,7 @@ class _Ahead(Loader):
 # %% ../../nbs/stores/04_images.ipynb #93c4d49f
 def image_loader(
     store: ImageStore,
-    batch_size,
+    batch_size: int,
     *, seed=0, rank=0, world_size=1, shuffle=True,
     drop_last=False, # leave an incomplete last batch out
     min_joints=0,    # images with fewer labelled joints, all people together, are left out

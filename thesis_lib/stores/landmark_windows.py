@@ -6,11 +6,12 @@
 from __future__ import annotations
 import numpy as np
 import torch
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-from .batches import Loader
 from ..core.errors import DataError
 from ..schemas.landmarks import LandmarkWindows, body_centred
+from .batches import Loader
 
 # %% auto #0
 __all__ = ['SPLITS', 'INPUTS', 'folds', 'seen_share', 'Batch', 'WindowStore', 'window_store', 'predict', 'statistics']
@@ -21,34 +22,35 @@ SPLITS = ("windows", "blocks", "recordings", "people")
 def _deal(items, k, rng): # the part of each item, parts of equal size up to one
     return rng.permutation(np.arange(len(items)) % k)
 
-def _parts(w, how, k, rng): # (n) part in which each window is tested
+def _parts(windows, how, k, rng): # (n) part in which each window is tested
     if how == "people":
-        people, of = np.unique(w.person, return_inverse=True)
+        people, of = np.unique(windows.person, return_inverse=True)
         return _deal(people, k, rng)[of]
-    part = np.full(len(w), -1)
-    for c in np.unique(w.y):
-        rows = np.flatnonzero(w.y == c)
-        items, of = (
-            (rows, np.arange(len(rows))) if how == "windows" else np.unique(w.recording[rows], return_inverse=True)
-        )
-        if how != "blocks":
-            # the parts with one more differ between classes
-            part[rows] = (_deal(items, k, rng) + rng.integers(k))[of] % k
+    part = np.full(len(windows), -1)
     if how == "blocks":
-        for r in np.unique(w.recording):
-            start = w.start[w.recording == r]
-            part[w.recording == r] = (start - start[0]) * k // (start[-1] - start[0] + 1)
+        for recording in np.unique(windows.recording):
+            rows = windows.recording == recording
+            start = windows.start[rows]
+            part[rows] = (start - start[0]) * k // (start[-1] - start[0] + 1)
+        return part
+    for label in np.unique(windows.y):
+        rows = np.flatnonzero(windows.y == label)
+        items, of = rows, np.arange(len(rows))
+        if how == "recordings":
+            items, of = np.unique(windows.recording[rows], return_inverse=True)
+        part[rows] = (_deal(items, k, rng) + rng.integers(k))[of] % k # parts with one more differ between classes
     return part
 
-def _most(w, how): # parts that there can be
+def _most(windows, how): # parts that there can be
     if how == "people":
-        return len(np.unique(w.person))
+        return len(np.unique(windows.person))
     if how == "blocks":
-        return np.bincount(w.recording).max() # a shorter one has no window in some parts
-    return max(
-        len(np.unique(w.recording[w.y == c]) if how == "recordings" else np.flatnonzero(w.y == c))
-        for c in np.unique(w.y)
-    )
+        return np.bincount(windows.recording).max() # a shorter one has no window in some parts
+    most = 0
+    for label in np.unique(windows.y):
+        rows = windows.y == label
+        most = max(most, len(np.unique(windows.recording[rows])) if how == "recordings" else rows.sum())
+    return most
 
 # %% ../../nbs/stores/07_landmark_windows.ipynb #1dea8293
 def folds(
@@ -60,24 +62,25 @@ def folds(
     "Split windows into parts that are tested in turn; `DataError` names the class that training or test would lack."
     if how not in SPLITS:
         raise DataError(f"split {how!r} is unknown; expected one of {', '.join(SPLITS)}")
-    k, most = k or len(np.unique(windows.person)), _most(windows, how)
+    k = k or len(np.unique(windows.person))
+    most = _most(windows, how)
     dealt = "windows of one recording" if how == "blocks" else how
     if not 2 <= k <= most:
         raise DataError(f"split {how!r}: {k} parts, expected 2 to {most}, the most into which {dealt} can be dealt")
-    part, out, frames = (
-        _parts(windows, how, k, np.random.default_rng([seed, SPLITS.index(how)])), [], windows.x.shape[1],
-    )
+    part = _parts(windows, how, k, np.random.default_rng([seed, SPLITS.index(how)]))
+    out, frames = [], windows.x.shape[1]
     for i in range(k):
         test, train = part == i, part != i
         if how == "blocks":
-            for r in np.unique(windows.recording):
-                rows, tested = windows.recording == r, windows.start[test & (windows.recording == r)]
+            for recording in np.unique(windows.recording):
+                rows = windows.recording == recording
+                tested = windows.start[test & rows]
                 train[rows] &= abs(windows.start[rows][:, None] - tested).min(1, initial=frames) >= frames
         lacking = np.setdiff1d(windows.y[test], windows.y[train])
         if len(lacking):
             raise DataError(
-                f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left for part {i + 1} of {k}; "
-                "expected recordings that can be split so"
+                f"split {how!r}: no training window of class {windows.classes[lacking[0]]!r} is left "
+                f"for part {i + 1} of {k}; expected recordings that can be split so"
             )
         out.append((np.flatnonzero(train), np.flatnonzero(test)))
     return out
@@ -85,18 +88,20 @@ def folds(
 # %% ../../nbs/stores/07_landmark_windows.ipynb #301f97e3
 def seen_share(
     windows: LandmarkWindows,
-    parts # of `folds`
+    parts: list # of `folds`
 ) -> float:
     "Share of the tested frames that training windows hold, a mean over the parts."
     frames = windows.x.shape[1]
-    def covered(rows):
-        return np.unique((windows.recording[rows]*10**9 + windows.start[rows])[:, None] + np.arange(frames))
+    def covered(rows): # a number for each frame
+        first = windows.recording[rows]*10**9 + windows.start[rows]
+        return np.unique(first[:, None] + np.arange(frames))
     return float(np.mean([np.isin(covered(test), covered(train)).mean() for train, test in parts]))
 
 # %% ../../nbs/stores/07_landmark_windows.ipynb #bb36e324
 INPUTS = ("raw", "body_centred")
 
 class Batch(NamedTuple):
+    "Windows and their classes."
     x: torch.Tensor # (b t 132)
     y: torch.Tensor # (b)
 
@@ -105,27 +110,34 @@ class WindowStore:
     "Windows of a classifier, ready for `training.fit`."
     x: torch.Tensor # (n t 132) float32
     y: torch.Tensor # (n)
+
     def __len__(self): return len(self.y)
     def __repr__(self): return f"WindowStore: {len(self)} windows of {self.x.shape[1]} frames"
 
-    def to(self, device): return replace(self, x=self.x.to(device), y=self.y.to(device))
-    def batch(self, rows, *, seed=0, epoch=0):
+    def to(self, device: torch.device | str) -> WindowStore:
+        "The same windows in the memory of another device."
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+    def batch(self, rows: Iterable, *, seed=0, epoch=0) -> Batch:
+        "Some windows; nothing is drawn, whatever seed and epoch are."
         rows = torch.as_tensor(rows, device=self.y.device)
         return Batch(self.x[rows], self.y[rows])
 
-    def subset(self, rows): return replace(self, x=self.x[rows], y=self.y[rows])
+    def subset(self, rows: Iterable) -> WindowStore:
+        "Some windows as a store of their own."
+        return replace(self, x=self.x[rows], y=self.y[rows])
 
-    def scale(self, rows) -> tuple: # (132), (132)
+    def scale(self, rows: Iterable) -> tuple: # (132), (132)
         "Mean and deviation of each of the 132 numbers in some windows; no deviation is zero."
         deviation, mean = torch.std_mean(self.x[rows], (0, 1))
         return mean, deviation.clamp_min(1e-6)
 
-    def standardised(self, rows): # rows of the training windows
+    def standardised(self, rows: Iterable) -> WindowStore: # rows of the training windows
         "The same windows, each of the 132 numbers minus its mean and divided by its deviation in training."
         mean, deviation = self.scale(rows)
         return replace(self, x=(self.x - mean) / deviation)
 
-    def loader(self, batch_size, **options) -> Loader: # iterable with `len` and `set_epoch`
+    def loader(self, batch_size: int, **options) -> Loader: # iterable with `len` and `set_epoch`
         "Batches of an epoch; the options of `Loader`."
         return Loader(self, batch_size, **options)
 
@@ -147,7 +159,7 @@ def window_store(
 # %% ../../nbs/stores/07_landmark_windows.ipynb #b89777f8
 @torch.no_grad()
 def predict(
-    model,          # windows (b t 132) -> logits (b c)
+    model: Callable,          # windows (b t 132) -> logits (b c)
     store: WindowStore,
     *, device="cpu", batch_size=256
 ) -> np.ndarray: # (n c) float64
@@ -157,9 +169,9 @@ def predict(
     model.train(training)
     return logits.double().softmax(1).cpu().numpy()
 
-def statistics(
-    x # (n t f)
+def statistics( # what a linear classifier needs to see movement
+    x: np.ndarray # (n t f)
 ) -> np.ndarray: # (n 5f)
-    "Mean, deviation, smallest, largest value and mean step of each number of a window: what a linear classifier needs to see movement."
+    "Mean, deviation, smallest, largest value and mean step of each number of a window."
     x = np.asarray(x, np.float64)
     return np.concatenate([x.mean(1), x.std(1), x.min(1), x.max(1), abs(np.diff(x, axis=1)).mean(1)], 1)

@@ -4,7 +4,21 @@
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #8bf952a1
 from __future__ import annotations
-import ast, atexit, contextlib, gc, importlib, json, os, runpy, select, shutil, signal, socket, subprocess, sys, threading, traceback
+import ast
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import sys
+import threading
+import traceback
 from pathlib import Path
 
 # %% auto #0
@@ -13,7 +27,7 @@ __all__ = ['libraries', 'serve', 'run']
 # %% ../../nbs/workflow/02_forkserver.ipynb #ab805959
 def libraries(
     package: str # folder
-) -> list: # of module names, sorted
+) -> list[str]: # names of modules, sorted
     "Modules of other packages that the modules of a package import at their top."
     found = set()
     for path in Path(package).rglob("*.py"):
@@ -31,7 +45,7 @@ _FOR_NOTEBOOKS = ["papermill.cli", "ipykernel.ipkernel"]
 def serve(
     folder: str, # empty; removed at the end
     package: str # its libraries are imported
-):
+) -> None:
     "Fork for each command that `run` sends, until standard input ends."
     try:
         _serve(folder, package)
@@ -139,7 +153,7 @@ def _become(files, arguments, folder, environment):
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #a93bfc22
 def run(*arguments: str) -> int: # exit code
-    "Like `python -m arguments...`, in a fork of the server at `$THESIS_WARM`; by a Python of its own where there is no server."
+    "Like `python -m`, in a fork of the server at `$THESIS_WARM`; by a Python of its own where there is none."
     if (connection := _ask(arguments)) is None:
         os.execv(sys.executable, [sys.executable, "-m", *arguments])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -161,16 +175,15 @@ def _ask(arguments): # connection to the fork that has begun; None where no serv
     with contextlib.suppress(OSError):
         connection.connect(f"{folder}/socket")
         socket.send_fds(connection, [b" "], [0, 1, 2])
-        connection.sendall(
-            json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode() + b"\n"
-        )
+        request = dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))
+        connection.sendall(json.dumps(request).encode() + b"\n")
         if connection.recv(1) == _BEGUN:
             return connection
 
 
 
 # %% ../../nbs/workflow/02_forkserver.ipynb #10009be8
-def main(argv=None) -> int: # exit code
+def main(argv: list[str] | None = None) -> int: # exit code
     "The command line: `serve FOLDER`, or the module and arguments of a command to run."
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] != ["serve"]:

@@ -4,11 +4,21 @@
 
 # %% ../../nbs/workflow/01_profiles.ipynb #ac32d11f
 from __future__ import annotations
-import argparse, ast, fcntl, itertools, json, os, platform, re, shutil, subprocess, sys
+import argparse
+import ast
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 import yaml
 from ..core.errors import DataError
+from ..core.files import posix_locks
 from ..core.paths import root, run_dir
 from ..core.record import RunRecord, read_record
 
@@ -17,18 +27,15 @@ __all__ = ['notebook_parameters', 'Job', 'read_profile', 'profile_records', 'pro
            'gpu_ids', 'take_gpus', 'main']
 
 # %% ../../nbs/workflow/01_profiles.ipynb #9eed3dc0
-def notebook_parameters(path) -> dict: # name -> default
-    "Names and default values in the cell tagged `parameters`; `DataError` if there is no such cell or a default is not a plain scalar."
-    # nbformat takes a second to import
-    cells = [c for c in json.loads(Path(path).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+def notebook_parameters(path: Path | str) -> dict: # name -> default
+    "Names and defaults in the cell tagged `parameters`; `DataError` without such a cell, or for other than scalars."
+    notebook = json.loads(Path(path).read_text()) # nbformat takes a second to import
+    cells = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise DataError(f"{path}: expected one cell tagged 'parameters', found {len(cells)}")
     try:
-        return {
-            n.targets[0].id: ast.literal_eval(n.value)
-            for n in ast.parse("".join(cells[0]["source"])).body
-            if isinstance(n, ast.Assign)
-        }
+        statements = ast.parse("".join(cells[0]["source"])).body
+        return {s.targets[0].id: ast.literal_eval(s.value) for s in statements if isinstance(s, ast.Assign)}
     except ValueError as e:
         raise DataError(f"{path}: the parameters cell must hold plain scalars only ({e})") from None
 
@@ -48,7 +55,8 @@ class Job:
     def folder(self) -> str: return f"{self.experiment}/{self.run}"
     @property
     def notebook(self) -> str:
-        return f"nbs/{'' if self.experiment.startswith('benchmarks/') else 'experiments/'}{self.experiment}.ipynb"
+        folder = "nbs" if self.experiment.startswith("benchmarks/") else "nbs/experiments"
+        return f"{folder}/{self.experiment}.ipynb"
 
 # %% ../../nbs/workflow/01_profiles.ipynb #39eaa39a
 def read_profile(
@@ -59,9 +67,8 @@ def read_profile(
     folder = Path(folder or root())
     path = folder/"profiles"/f"{name}.yaml"
     if not path.is_file():
-        raise DataError(
-            f"profile {name!r}: no such file {path.relative_to(folder)}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}"
-        )
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise DataError(f"profile {name!r}: no such file {path.relative_to(folder)}; there are {there}")
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as e:
@@ -73,11 +80,9 @@ def read_profile(
         raise DataError(
             f"{path.relative_to(folder)}: 'experiments' must map experiments to their fields, got {experiments!r}"
         )
-    jobs = [
-        job
-        for experiment, entry in experiments.items()
-        for job in _jobs(name, experiment, {} if entry is None else entry, folder)
-    ]
+    jobs = []
+    for experiment, entry in experiments.items():
+        jobs += _jobs(name, experiment, {} if entry is None else entry, folder)
     known = {j.experiment for j in jobs}
     for job in jobs:
         for wanted in job.after:
@@ -88,22 +93,19 @@ def read_profile(
     return content["about"], jobs
 
 # %% ../../nbs/workflow/01_profiles.ipynb #f8592ba7
-def _jobs(profile, experiment, entry, folder):
+def _jobs(profile, experiment, entry, folder): # of one experiment
     where, notebook = f"profile {profile!r}: {experiment}", folder/Job(experiment, "", {}).notebook
     _check_fields(where, entry)
     if not notebook.is_file():
         raise DataError(f"{where}: no notebook {notebook.relative_to(folder)}")
-    accepted, flags, jobs = (
-        notebook_parameters(notebook), {k: entry[k] for k in ("after", "gpu", "distributed", "alone") if k in entry},
-        {},
-    )
+    accepted, jobs = notebook_parameters(notebook), {}
+    flags = {k: entry[k] for k in ("after", "gpu", "distributed", "alone") if k in entry}
     for run, own in entry.get("runs", {"main": {}}).items():
         grid = {k: v for k, v in entry.get("grid", {}).items() if k not in (own or {})}
         for values in itertools.product(*grid.values()):
             name = "_".join([str(run), *(f"{k}{v}" for k, v in zip(grid, values))])
-            params = {
-                **entry.get("params", {}), **(own or {}), **dict(zip(grid, values)), "profile": profile, "run": name,
-            }
+            params = entry.get("params", {}) | (own or {}) | dict(zip(grid, values))
+            params |= {"profile": profile, "run": name}
             for k, v in params.items():
                 _check_parameter(f"{where}/{run}", k, v, accepted)
             if name in jobs or not re.fullmatch(r"[\w.-]+", name):
@@ -146,15 +148,14 @@ def profile_records(
     experiment: str, # "<study>/<notebook>"
     folder=None      # project root, default that of `core.run_dir`
 ) -> list[RunRecord]: # in the order of the profile
-    "Records of exactly the runs that a profile names; `DataError` names the run that is missing and the command that makes it."
+    "Records of exactly the runs of a profile; `DataError` names the one that is missing, and how it is made."
     jobs = [j for j in read_profile(profile, folder)[1] if j.experiment == experiment]
     if not jobs:
         raise DataError(f"profile {profile!r} does not run {experiment}")
     for job in jobs:
         if not (_home(profile, job, folder)/"record.json").is_file():
-            raise DataError(
-                f"{experiment}: run {job.run!r} of profile {profile!r} has left no record.json; make it with: make reproduce PROFILE={profile}"
-            )
+            missing = f"{experiment}: run {job.run!r} of profile {profile!r} has left no record.json"
+            raise DataError(f"{missing}; make it with: make reproduce PROFILE={profile}")
     return [read_record(_home(profile, job, folder)) for job in jobs]
 
 def profile_settings(
@@ -162,7 +163,7 @@ def profile_settings(
     experiment: str, # "<study>/<notebook>"
     folder=None      # project root, default that of `core.run_dir`
 ) -> dict[str, list[RunRecord]]: # name of a run without its seed -> one record a seed
-    "`profile_records`, the seeds of each setting together."
+    "`profile_records`, the seeds of each variant together."
     settings = {}
     for r in profile_records(profile, experiment, folder):
         settings.setdefault(r.run.removesuffix(f"_seed{r.seed}"), []).append(r)
@@ -172,28 +173,30 @@ def _home(profile, job, folder): # where a run leaves what it makes
     return Path(folder)/"outputs"/profile/job.folder if folder else run_dir(profile, job.experiment, job.run)
 
 # %% ../../nbs/workflow/01_profiles.ipynb #11a902ad
-def last_error(log) -> str: # "DataError: ..."
+def last_error(log: Path | str) -> str: # "DataError: ..."
     "The last line of a log that names an exception, without colour codes."
     lines = re.sub(r"\x1b\[[0-9;]*m", "", Path(log).read_text(errors="replace")).splitlines()
-    named = [
-        l
-        for l in lines
-        if re.match(r"^([\w.]+\.)?(\w*(Error|Exception|Interrupt|Exit)\w*)\b", l) and "papermill" not in l.lower()
-    ]
+    exception = re.compile(r"^([\w.]+\.)?(\w*(Error|Exception|Interrupt|Exit)\w*)\b")
+    named = [line for line in lines if exception.match(line) and "papermill" not in line.lower()]
     return re.sub(r"^([a-z_]\w*\.)+", "", named[-1]) if named else (lines[-1] if lines else "the log is empty")
 
 # %% ../../nbs/workflow/01_profiles.ipynb #b6870047
-def failures(profile: str, folder=None) -> list: # "<study>/<notebook>/<run>: DataError: ...  [more in .../run.log]"
+def failures(
+    profile: str,
+    folder=None # project root
+) -> list[str]: # "<study>/<notebook>/<run>: DataError: ...  [more in .../run.log]"
     "One sentence for each run of a profile that has left a log but no record."
     homes = {job.folder: _home(profile, job, folder) for job in read_profile(profile, folder)[1]}
-    return [
-        f"{name}: {last_error(home / 'run.log')}  [more in {os.path.relpath(home / 'run.log')}]"
-        for name, home in homes.items()
-        if (home / "run.log").is_file() and not (home / "record.json").is_file()
-    ]
+    found = []
+    for name, home in homes.items():
+        log = home/"run.log"
+        if log.is_file() and not (home/"record.json").is_file():
+            found.append(f"{name}: {last_error(log)}  [more in {os.path.relpath(log)}]")
+    return found
 
 # %% ../../nbs/workflow/01_profiles.ipynb #381f5ae1
 def _lock(path): # file descriptor, to be inherited; None if another process holds the lock
+    fcntl = posix_locks()
     Path(path).parent.mkdir(exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     os.set_inheritable(fd, True)
@@ -203,22 +206,20 @@ def _lock(path): # file descriptor, to be inherited; None if another process hol
         return os.close(fd)
     return fd
 
-def gpu_ids() -> list: # of str
-    "GPUs this process may use: `$CUDA_VISIBLE_DEVICES`, else all that nvidia-smi lists."
+def gpu_ids() -> list[str]: # `$CUDA_VISIBLE_DEVICES`, else all that nvidia-smi lists
+    "GPUs this process may use."
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [i for i in given.split(",") if i not in ("", "-1")]
-    found = (
-        subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-        if shutil.which("nvidia-smi")
-        else ""
-    )
-    return re.findall(r"^GPU (\d+)", found, re.M)
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return re.findall(r"^GPU (\d+)", listed, re.M)
 
 def take_gpus(
     n: int,             # how many
     folder=".snakemake" # of the lock files
-) -> str: # for CUDA_VISIBLE_DEVICES
-    "Take free GPUs for as long as this process lives; `DataError` if there are too few. Those that Slurm has given to a job are its own."
+) -> str: # for CUDA_VISIBLE_DEVICES; those that Slurm has given to a job are its own
+    "Take free GPUs for as long as this process lives; `DataError` if there are too few."
     ids = gpu_ids()
     if "SLURM_JOB_ID" in os.environ and len(ids) <= n:
         return ",".join(ids)
@@ -231,25 +232,25 @@ def take_gpus(
     return ",".join(taken)
 
 # %% ../../nbs/workflow/01_profiles.ipynb #d7e0e8bd
-def main(argv=None) -> int: # exit code, if the command could not be started
+def main(argv: list[str] | None = None) -> int: # exit code, if the command could not be started
     "The command line: `lock` and `gpus`."
     parser = argparse.ArgumentParser(
         prog="python -m thesis_lib.workflow", description="Start a command that holds a lock for as long as it runs."
     )
     commands = parser.add_subparsers(dest="lock", required=True)
     commands.add_parser("lock", help="the only one of its kind in this folder").add_argument("command", nargs="+")
-    p = commands.add_parser("gpus", help="on free GPUs of its own")
-    p.add_argument("n", type=int)
-    p.add_argument("command", nargs="+")
-    a = parser.parse_args(argv)
+    gpus = commands.add_parser("gpus", help="on free GPUs of its own")
+    gpus.add_argument("n", type=int)
+    gpus.add_argument("command", nargs="+")
+    arguments = parser.parse_args(argv)
     try:
-        if a.lock == "gpus" and a.n:
-            os.environ["CUDA_VISIBLE_DEVICES"] = take_gpus(a.n)
-        if a.lock == "lock":
+        if arguments.lock == "gpus" and arguments.n:
+            os.environ["CUDA_VISIBLE_DEVICES"] = take_gpus(arguments.n)
+        if arguments.lock == "lock":
             if (fd := _lock(".snakemake/make.lock")) is None:
                 raise DataError("another make reproduce is at work in this folder")
             os.dup2(fd, 0)
-        os.execvp(a.command[0], a.command)
+        os.execvp(arguments.command[0], arguments.command)
     except (DataError, OSError) as e:
         print(e, file=sys.stderr)
         return 1

@@ -1,0 +1,118 @@
+"Plain code, one dialect of docstrings, the field's words: what CONTRIBUTING.md asks for is held here."
+import ast
+import re
+import subprocess
+import sys
+import nbformat
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT/"thesis_lib"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if not p.name.startswith("_"))
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def test_ruff():
+    "The rules stand in pyproject.toml; the experiments are not among the files yet."
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+# ---- docstrings and types
+def public_functions(tree):
+    "Public functions of a module and public methods of its public classes."
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from (m for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_"))
+
+
+def is_property(function):
+    return any("property" in ast.unparse(d) for d in function.decorator_list)
+
+
+def unannotated(function):
+    "Parameters without a default and without an annotation; the object of a method is none."
+    arguments = function.args
+    positional = arguments.posonlyargs + arguments.args
+    required = positional[:len(positional) - len(arguments.defaults)]
+    required += [a for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults) if default is None]
+    return [a.arg for a in required if a.annotation is None and a.arg not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_docstrings(path):
+    "One line that ends with a period, and names our exception in backticks."
+    tree = ast.parse(path.read_text())
+    documented = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(n)]
+    for node in documented:
+        text = ast.get_docstring(node)
+        assert "\n" not in text and text.rstrip("`\"')").endswith((".", "?")), f"{node.name}: {text}"
+        assert "DataError" not in text.replace("`DataError`", ""), f"{node.name}: {text}"
+    for function in public_functions(tree):
+        assert ast.get_docstring(function) or is_property(function) or function.name == "forward" or \
+            len(function.body) == 1, f"{function.name} says nothing about itself"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_types_of_public_functions(path):
+    for function in public_functions(ast.parse(path.read_text())):
+        assert not unannotated(function), f"{function.name}: no type for {', '.join(unannotated(function))}"
+        assert function.returns is not None or is_property(function), f"{function.name}: what does it return?"
+
+
+# ---- names of one letter: those of formulas and shapes
+FORMULAS = set("qkvxyzwhbntcdsmijpfgruaeo") | set("XYZTDGAN")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_names_of_one_letter(path):
+    tree = ast.parse(path.read_text())
+    stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    short = {name for name in stored if len(name) == 1}
+    assert short <= FORMULAS, short - FORMULAS
+
+
+# ---- words
+WORDS = { # what the field does not say, or we say otherwise -> where it stands all the same
+    r"films?": r'films\.json|"films"|/films/|films/',   # the layout of synthetic radiographs on disk
+    r"floors?": r"\.floor\(|math\.floor|rounding_mode=\"floor\"|np\.floor",
+    r"peers?": r"",
+    r"manieth": r"",
+    r"divisions?": r"by division by 257",
+    r"with less": r"",
+    r"[Mm]ade (people|persons?|motions?|clips?|recordings?|radiographs|data|cameras|pictures|scenes?|poses)": r"",
+    r"chest films?": r"",
+}
+SOURCES = ("nbs", "tests", "profiles", "templates", "docs", "data", "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+           "Makefile", "Snakefile", "outputs/README.md")
+NOT_OURS = {"tests/test_style.py", "tests/renamed.json", "tests/renamed_words.json"} # they name the old words
+
+
+def texts():
+    "(file, line) of everything that people write and read here."
+    tracked = subprocess.run(["git", "ls-files", *SOURCES], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in tracked:
+        path = ROOT/name
+        if name in NOT_OURS or not path.is_file():
+            continue
+        if path.suffix == ".ipynb":
+            cells = nbformat.read(path, as_version=4).cells
+            yield from ((name, line) for cell in cells for line in cell.source.split("\n"))
+        elif path.suffix in (".py", ".md", ".yaml", ".j2", ".csv", "") or path.name in ("Makefile", "Snakefile"):
+            yield from ((name, line) for line in path.read_text().split("\n"))
+
+
+def test_words():
+    found = []
+    for name, line in texts():
+        for word, exception in WORDS.items():
+            rest = re.sub(exception, "", line) if exception else line
+            if re.search(rf"(?<![A-Za-z_.]){word}(?![A-Za-z_])", rest):
+                found.append(f"{name}: {word}: {line.strip()[:100]}")
+    assert not found, "\n".join(found[:40])
