@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/core/00_init.ipynb #b74c2864
+# %% ../../nbs/core/00_init.ipynb #9a22b57c
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

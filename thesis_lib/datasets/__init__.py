@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/datasets/00_init.ipynb #29680038
+# %% ../../nbs/datasets/00_init.ipynb #fa798552
 import lazy_loader
 
 _MODULES = (

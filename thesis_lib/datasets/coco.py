@@ -63,7 +63,7 @@ def load_detections(
     path: Path | str, # detections in COCO's result layout
     pose_set: PoseSet # images they are for, all people annotated
 ) -> list: # [{image_id, category_id, bbox, score}] of people on those images
-    "A detector's person boxes; `DataError` if the file is missing, damaged or of other images, or people not annotated."
+    "A detector's person boxes; `DataError` if the file is missing or damaged, or people are not annotated."
     name = f"{pose_set.name}/{pose_set.split}"
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; {_where(path)}")

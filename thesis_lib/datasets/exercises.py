@@ -23,13 +23,13 @@ def _named(recordings):
     return [Recording(r.landmarks, r.frame, class_name(r.action), r.person, r.take, r.fps, r.path) for r in recordings]
 
 def load_exercises4(
-    folder # that holds exercises4/
+    folder: Path | str # that holds exercises4/
 ) -> list: # of `Recording`, all of one person
     "One recording for each of four classes; `DataError` names a missing folder or a bad file."
     return _named(read_folder(Path(folder)/"exercises4", person="exercises4"))
 
 def load_rec(
-    folder # that holds rec00/, rec01/ ...
+    folder: Path | str # that holds rec00/, rec01/ ...
 ) -> list: # of `Recording`, a person for each folder
     "Recordings of several people; `DataError` names a missing folder or a bad file."
     folders = sorted(p for p in Path(folder).glob("rec*") if p.is_dir())
@@ -38,7 +38,7 @@ def load_rec(
     return [r for f in folders for r in _named(read_folder(f))]
 
 def shared(
-    recordings,  # list of `Recording`
+    recordings: list,  # list of `Recording`
     *, people=2  # who did the action, at least
 ) -> list: # of `Recording`
     "Recordings of the actions that several people did; `DataError` if there are none."

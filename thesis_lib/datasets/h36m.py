@@ -141,7 +141,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid): raise DataError("refers to things outside of the file")
 
 # %% ../../nbs/datasets/15_h36m.ipynb #1ba924c7
-def read_npz(path, field: str):
+def read_npz(path: Path | str, field: str) -> object:
     "One field of an npz file, pickled or not, nothing in it executed; `DataError` for code or a damaged file."
     try:
         with zipfile.ZipFile(path) as archive:
@@ -247,7 +247,7 @@ def _check_layout(meta, source): # of the 2D joints, as far as the file tells
 
 # %% ../../nbs/datasets/15_h36m.ipynb #10f32a3e
 def load_h36m(
-    split,         # "train" or "val"
+    split: str,         # "train" or "val"
     source2d="gt", # "gt", "simulated", "cpn", "detectron", or what follows data_2d_h36m_ in the name of a file
     folder=None,   # of data_3d_h36m.npz and the 2D file; None: data/h36m
     *, seed=0      # of simulated 2D joints
@@ -311,7 +311,7 @@ def _official_name(path): # "TakingPhoto 1.cdf.mat" -> "Photo 1"
 
 # %% ../../nbs/datasets/15_h36m.ipynb #3670147b
 def convert_h36m(
-    source,     # folder of S1/MyPoseFeatures/D3_Positions/*.cdf (or *.cdf.mat) and so on, all seven actors
+    source: Path | str,     # folder of S1/MyPoseFeatures/D3_Positions/*.cdf (or *.cdf.mat) and so on, all seven actors
     folder=None # of data_3d_h36m.npz; None: data/h36m
 ) -> Path:      # of the file
     "The 3D file from the official ones; `DataError` names the folder or file that is missing or unreadable."

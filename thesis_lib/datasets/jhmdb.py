@@ -35,8 +35,8 @@ def _variable(path, name, ndim): # of a MATLAB file -> array
 
 # %% ../../nbs/datasets/18_jhmdb.ipynb #22fb95be
 def read_clip(
-    folder,       # holds Rename_Images/, joint_positions/ and puppet_mask/
-    action, name  # folders of the clip
+    folder: Path | str,       # holds Rename_Images/, joint_positions/ and puppet_mask/
+    action: str, name: str  # folders of the clip
 ) -> VideoClip: # one person with JHMDB15 keypoints, frames read when asked for
     "One clip; `DataError` names the file of what is missing or wrong."
     folder = Path(folder)
@@ -81,7 +81,7 @@ def _listed(path): # sub_splits file -> (clip, part) for each line
         yield name.removesuffix(".avi"), int(part)
 
 def load_sub_jhmdb(
-    split,       # "train" or "val"
+    split: str,       # "train" or "val"
     *,
     official_split=1,  # 1, 2 or 3
     folder=None, # holds the four parts of the set; default data/jhmdb

@@ -50,7 +50,7 @@ def _read_meta(path): # -> frames a second, key -> description
 
 # %% ../../nbs/datasets/14_mocap.ipynb #7ed39bb7
 def load_mocap(
-    split,      # "train" or "val"
+    split: str,      # "train" or "val"
     folder=None # default: $THESIS_DATA/mocap
 ) -> list: # of `Motion`, world positions in mm, z up
     "The mocap clips of one split; `DataError` names the file and clip that is missing or damaged."

@@ -155,7 +155,7 @@ def head_sizes(
 def load_truth(
     path: Path | str # detections_our_format.mat or gt_valid.mat
 ) -> SimpleNamespace: # keypoints (n 16 2), visible (n 16), head_box (n 4) x1 y1 x2 y2, head_size (n); MATLAB's pixels
-    "The truth of PCKh on MPII's validation people; `DataError` if the file is missing, damaged, or a head box is empty."
+    "The truth of PCKh on MPII's validation people; `DataError` for a damaged file or an empty head box."
     path = Path(path)
     try:
         mat = loadmat(path)

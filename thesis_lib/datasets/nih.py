@@ -218,7 +218,7 @@ def _notes(frame, sources, lateral, official, persons, boxed, validation):
 
 # %% ../../nbs/datasets/16_nih.ipynb #3aed14ff
 def load_nih(
-    split,               # "train" or "val" (the official test list)
+    split: str,               # "train" or "val" (the official test list)
     folder=None,         # holds the CSV and images/; default data/nih
     *, csv="Data_Entry*.csv", # its name, or a pattern that fits one file
     name="nih",          # of the set
@@ -264,7 +264,7 @@ def load_nih(
 
 # %% ../../nbs/datasets/16_nih.ipynb #dc6734f4
 def convert_cohen(
-    folder # a clone of ieee8023/covid-chestxray-dataset
+    folder: Path | str # a clone of ieee8023/covid-chestxray-dataset
 ) -> Path: # folder/Data_Entry.csv, which `load_nih` reads
     "The COVID-19 image data collection in NIH layout; `DataError` if metadata.csv is missing or another."
     path = Path(folder)/"metadata.csv"
@@ -292,7 +292,7 @@ def convert_cohen(
 # %% ../../nbs/datasets/16_nih.ipynb #0256f9a2
 def relabel(
     chest_set: ChestSet,
-    csv,                # columns `Image Index` and `Finding Labels`; radiographs of other sets are passed over
+    csv: Path | str, # columns `Image Index` and `Finding Labels`; radiographs of other sets are passed over
     *, name="relabelled", # of the new version
     base="original",    # version it is laid over
     classes=CLASSES,    # what the new reading looked for

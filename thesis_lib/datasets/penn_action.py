@@ -40,8 +40,8 @@ def _array(mat, path, name, columns): # variable -> (t columns) float
 
 # %% ../../nbs/datasets/17_penn_action.ipynb #1e668b3d
 def read_clip(
-    folder, # holds frames/ and labels/
-    number  # "0001" to "2326"
+    folder: Path | str, # holds frames/ and labels/
+    number: int  # "0001" to "2326"
 ) -> VideoClip: # one person with PENN13 keypoints, frames read when asked for
     "One clip; `DataError` names the file and the field of what is wrong."
     folder = Path(folder)
@@ -79,7 +79,7 @@ def _boxes(boxes, n, path): # (t 4), NaN where it holds nothing
     return np.where((boxes[:, 2:] > boxes[:, :2]).all(1)[:, None], boxes, np.nan)
 
 def load_penn_action(
-    split,       # "train" or "val", as the authors split it
+    split: str,       # "train" or "val", as the authors split it
     *,
     folder=None, # holds frames/ and labels/; default data/penn_action
     n_clips=0    # the first so many, 0 = all

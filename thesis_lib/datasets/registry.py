@@ -73,7 +73,7 @@ def _check_run(file, *sets): # the run in whose folder boxes lie has seen the im
 
 # %% ../../nbs/datasets/20_registry.ipynb #8fc71537
 # "COCO 2017", "COCO 2017 (142 images)", "people (200 images)", "Human3.6M", "mocap (10,420 frames)", "ChestX-ray14"
-def label(found) -> str:
+def label(found: PoseSet | MotionSet | ChestSet) -> str:
     "Name of a validation set of any kind as protocols state it: two numbers are comparable only if it is the same."
     name, whole = _WHOLE.get(found.name, (found.name, -1))
     return name if len(found) == whole else f"{name} ({len(found):,} {_COUNTED[type(found)]})"

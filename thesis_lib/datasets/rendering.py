@@ -178,7 +178,7 @@ def paint_background(
     rng: np.random.Generator,
     size: tuple # (w, h)
 ) -> tuple: # (h w 3) float32 RGB, row of the horizon
-    "A wall or sky over floor or field, with windows and pictures or hills."
+    "A wall or sky over ground or field, with windows and pictures or hills."
     w, h = size
     horizon = int(h*rng.uniform(.45, .72))
     outdoors = rng.random() < .35

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/detection/00_init.ipynb #7084ad1a
+# %% ../../nbs/detection/00_init.ipynb #c8b5cab6
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/explain/00_init.ipynb #533d5a13
+# %% ../../nbs/explain/00_init.ipynb #13f76b41
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

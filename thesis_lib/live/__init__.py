@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/live/00_init.ipynb #b7f61169
+# %% ../../nbs/live/00_init.ipynb #a8ccd45d
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
@@ -15,7 +15,8 @@ _PUBLIC = dict( # module -> its public names
         "draw_landmarks record_landmarks"),
     tracking=("TRACKERS COUNTS Found people_detector Track box_iou clothes link track_counts mota idf1 "
         "crop_person uncrop_landmarks landmarks_of_joints track_recording record_people tracks_video"),
-    app="LiveClassifier Strip Playback compose play Page training_windows load_classifier in_turn main",
+    page="Page",
+    app="LiveClassifier Strip Playback compose play training_windows load_classifier in_turn main",
 )
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _PUBLIC.items()}

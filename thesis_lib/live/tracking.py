@@ -317,7 +317,7 @@ def record_people(
     folder: Path | str, # of the landmark files person_0.txt, person_1.txt ..; made if it is not there
     make_source=None,   # () -> landmark source, one for each person; None: the joints of the detector
     *, action="", fps=None, # None: of the file, else 30
-    every=100,          # frames after which the files are written anew; with a landmark source they are written at the end
+    every=100,          # frames after which the files are written anew; with a landmark source only at the end
     **options           # of `link`
 ) -> list: # of (path, Track)
     "Landmark files of all people in a video, kept if it ends early; `DataError` for a folder that holds such files."

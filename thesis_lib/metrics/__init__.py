@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/metrics/00_init.ipynb #f8846384
+# %% ../../nbs/metrics/00_init.ipynb #9afa92aa
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/models/00_init.ipynb #c5fa8d02
+# %% ../../nbs/models/00_init.ipynb #da8d5b9b
 import lazy_loader
 
 _MODULES = (

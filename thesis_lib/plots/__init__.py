@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/plots/00_init.ipynb #d4adc600
+# %% ../../nbs/plots/00_init.ipynb #601506b4
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

@@ -16,6 +16,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangl
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from torch import nn
+from typing import NamedTuple
 from ..core.counting import count_parameters
 from ..core.errors import DataError
 from .skeletons import faded, halo
@@ -26,37 +27,47 @@ from .trace import matches_name, trace_model
 __all__ = ['model_diagram']
 
 # %% ../../nbs/plots/07_diagram.ipynb #34067f89
+def _kind(row): # what equal parts have in common
+    name = re.sub(r"\d", "", row["name"])
+    return row["kind"], row["cls"], row["params"], row["fixed"], row["heads"], str(row["shapes"]), name
+
+def _continues(row, last): # an equal part, fed by the one before and by nothing that this one is not fed by
+    others = set(row["sources"]) - {last["name"]}
+    chained = last["name"] in row["sources"] and others <= set(last["sources"])
+    return chained and row["kind"] == "part" and _kind(row) == _kind(last)
+
 def _fold(table): # rows of `trace_model`; runs of equal parts, each fed by the one before, become one
-    rows, alias, users = [], {}, pd.Series([s for r in table.sources for s in r]).value_counts()
-    def key(r):
-        return (
-            r["kind"], r["cls"], r["params"], r["fixed"], r["heads"], str(r["shapes"]), re.sub(r"\d", "", r["name"]),
-        )
-    for r in table.to_dict("records"):
+    rows, alias = [], {}
+    users = pd.Series([source for sources in table.sources for source in sources]).value_counts()
+    for row in table.to_dict("records"):
+        row["sources"] = {alias.get(source, source): arguments for source, arguments in row["sources"].items()}
         last = rows[-1] if rows else None
-        r["sources"] = {alias.get(s, s): a for s, a in r["sources"].items()}
-        chained = last and last["name"] in r["sources"] and set(r["sources"]) - {last["name"]} <= set(last["sources"])
-        if chained and r["kind"] == "part" and key(r) == key(last) and users[last["last"]] == 1:
-            last |= dict(times=last["times"] + 1, last=r["name"])
-            alias[r["name"]] = last["name"]
+        if last and _continues(row, last) and users[last["last"]] == 1:
+            last.update(times=last["times"] + 1, last=row["name"])
+            alias[row["name"]] = last["name"]
         else:
-            rows.append(r | dict(last=r["name"]))
+            rows.append(row | dict(last=row["name"]))
     return rows
+
+def _free_lane(place, column, lane): # the nearest lane that has no box in this column
+    for step in (0, 1, -1, 2, -2, *range(3, 99)):
+        if (column, lane + step) not in place.values():
+            return lane + step
 
 def _columns(rows): # -> name -> (column, lane); name of a side input -> the part it enters first
     place, side = {}, {}
-    for r in rows:
-        name, known = r["name"], [place[s.strip("@")] for s in r["sources"] if s.strip("@") in place]
-        if r["kind"] == "own" or r["kind"] == "input" and place:
-            side[name] = next((t["name"] for t in rows if name in t["sources"]), None)
+    for row in rows:
+        name = row["name"]
+        if row["kind"] == "own" or row["kind"] == "input" and place:
+            enters = [other["name"] for other in rows if name in other["sources"]]
+            if enters:
+                side[name] = enters[0]
             continue
-        last = max((c for c, _ in place.values()), default=-1)
-        column, lane = max((c for c, _ in known), default=last) + 1, known[0][1] if known else 0
-        place[name] = (
-            column,
-            next(lane + d for d in (0, 1, -1, 2, -2, *range(3, 99)) if (column, lane + d) not in place.values()),
-        )
-    return place, {s: t for s, t in side.items() if t}
+        known = [place[source.strip("@")] for source in row["sources"] if source.strip("@") in place]
+        before = [column for column, _ in known] or [column for column, _ in place.values()]
+        column, lane = max(before, default=-1) + 1, known[0][1] if known else 0
+        place[name] = column, _free_lane(place, column, lane)
+    return place, side
 
 # %% ../../nbs/plots/07_diagram.ipynb #78d2d940
 _GAP, _SIDE, _LINE = .2, .5, .115 # inches: between boxes, height of a side input, a line of text
@@ -65,214 +76,266 @@ _TINTS = {
     "attention|encoder|decoder|transformer|block": "C1", "linear|mlp|head": "C2", "norm": "C4", "lstm|gru": "C3",
 }
 
-def _tint(look): return next((c for words, c in _TINTS.items() if re.search(words, look.lower())), "C7")
-def _count(n): return f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n / 1e3:.1f} k" if n >= 1e3 else f"{n}"
-def _size(shapes): return [" × ".join(map(str, s)) or "scalar" for s in shapes[:2]] + ["..."] * (len(shapes) > 2)
+def _tint(look): return next((color for words, color in _TINTS.items() if re.search(words, look.lower())), "C7")
+
+def _count(n): # a number in few digits
+    if n >= 1e5:
+        return f"{n / 1e6:.2f} M"
+    return f"{n / 1e3:.1f} k" if n >= 1e3 else f"{n}"
+
+def _size(shapes): # the first two, and whether there are more
+    shown = [" × ".join(map(str, shape)) or "scalar" for shape in shapes[:2]]
+    return shown + ["..."] if len(shapes) > 2 else shown
+
+def _class_lines(cls): # a long name is cut at the capital nearest its middle
+    capitals = [i for i, letter in enumerate(cls) if i and letter.isupper()]
+    if len(cls) <= 15 or not capitals:
+        return [cls]
+    cut = min(capitals, key=lambda i: abs(i - len(cls) / 2))
+    return [cls[:cut], cls[cut:]]
 
 def _lines(row, names): # -> texts above and below the rule: (text, points, colour, weight)
-    own, *more = next((v for k, v in names.items() if matches_name(row["name"], k)), "").split("\n")
-    last, cls = row["name"].split("."), row["cls"]
-    cut = (
-        min((i for i, c in enumerate(cls) if i and c.isupper()), key=lambda i: abs(i - len(cls) / 2), default=0)
-        if len(cls) > 15
-        else 0
-    )
-    top = [(own or ".".join(last[-2:] if last[-1].isdigit() else last[-1:]), 7, "black", "bold")]
-    top += [(t, 6.2, "#555555", "normal") for t in more or [cls[:cut], cls[cut:]] if t]
+    text = next((text for pattern, text in names.items() if matches_name(row["name"], pattern)), "")
+    own, *more = text.split("\n")
+    if not own:
+        steps = row["name"].split(".")
+        own = ".".join(steps[-2:] if steps[-1].isdigit() else steps[-1:])
+    grey = (6.2, "#555555", "normal")
+    top = [(own, 7, "black", "bold")] + [(line, *grey) for line in more or _class_lines(row["cls"]) if line]
     if row["heads"]:
-        top += [
-            ("$h$ = {}, $d_h$ = {}".format(*row["heads"]), 6.2, "black", "normal"),
-            ("▮" * min(row["heads"][0], 16), 5, "C1", "normal"),
-        ]
-    low = [(t, 6.2, "black", "normal") for t in _size(row["shapes"])]
+        h, d_h = row["heads"]
+        top += [(f"$h$ = {h}, $d_h$ = {d_h}", 6.2, "black", "normal"), ("▮" * min(h, 16), 5, "C1", "normal")]
+    low = [(size, 6.2, "black", "normal") for size in _size(row["shapes"])]
     if row["params"] or row["kind"] == "part":
-        low.append((f"{row['times']} × " * (row["times"] > 1) + _count(row["params"]), 6.2, "#555555", "normal"))
+        times = f"{row['times']} × " if row["times"] > 1 else ""
+        low.append((times + _count(row["params"]), *grey))
     if row["fixed"]:
-        low.append((_count(row["fixed"]) + " fixed", 6.2, "#555555", "normal"))
+        low.append((_count(row["fixed"]) + " fixed", *grey))
     return top, low
 
 # %% ../../nbs/plots/07_diagram.ipynb #72fabc72
-# boxes (x y w h band) and wires in inches, from the upper left of the graph
+class _Spot(NamedTuple):
+    "Where a box stands, in inches from the upper left of the graph."
+    x: float
+    y: float
+    w: float
+    h: float
+    band: int
+
+def _picture_sizes(pictures, box): # name -> (w, h) that fit the width of a box
+    sizes = {}
+    for name, picture in pictures.items():
+        h, w = picture.shape[:2]
+        scale = min(box / w, 1.1 / h)
+        sizes[name] = w * scale, h * scale
+    return sizes
+
+def _heights(rows, text, pictures): # name -> height of its box; all parts are as high as the highest
+    heights = {}
+    for name, (top, low) in text.items():
+        _, inside = pictures.get(name, (0, .14))
+        heights[name] = _LINE * (len(top) + len(low)) + inside
+    parts = [row["name"] for row in rows if row["kind"] == "part"]
+    highest = max((heights[name] for name in parts), default=0)
+    return heights | dict.fromkeys(parts, highest)
+
+def _lanes(here, heights): # lane of a band -> height of its highest box, from above
+    return {lane: max(heights[name] for name in here if here[name][1] == lane)
+            for lane in sorted({lane for _, lane in here.values()})}
+
+def _above(here, side, edges): # room over a band for its side inputs and running sums
+    sums = sum(source[0] == "@" and target in here for source, target in edges)
+    return (_SIDE + .1 if any(target in here for target in side.values()) else 0) + .1 * sums
+
+def _place_sides(at, side, box, width): # side inputs over the joint of what they enter, one beside the other
+    entered = []
+    for name, target in side.items():
+        spot = at[target]
+        x = spot.x + ((box + .1) * entered.count(target) - .6 * _GAP - box / 2)
+        at[name] = _Spot(min(x, width - box), spot.y - _SIDE - .1, box, _SIDE - .1, spot.band)
+        entered.append(target)
+
+# %% ../../nbs/plots/07_diagram.ipynb #4c1dad8d
+# the boxes (name -> `_Spot`) and wires of a graph in inches from its upper left, and its size
 def _plan(rows, names, width, per_row=None, pictures={}):
     place, side = _columns(rows)
-    n = 1 + max(c for c, _ in place.values())
+    edges = [(source, row["name"]) for row in rows for source in row["sources"]]
+    edges = [(source, target) for source, target in edges if source.strip("@") in place or source in side]
+    n = 1 + max(column for column, _ in place.values())
     per_row = min(n, per_row or math.ceil(n / math.ceil(n / 7)))
     margin = _GAP * (n > per_row) # wires between bands run round the ends
     box = min(1.05, (width - 2 * margin - (per_row - 1) * _GAP) / per_row)
-    kinds, text = {r["name"]: r["kind"] for r in rows}, {r["name"]: _lines(r, names) for r in rows}
-    shape = {k: np.array(p.shape[1::-1]) * min(box / p.shape[1], 1.1 / p.shape[0]) for k, p in pictures.items()}
-    tall = {k: _LINE * sum(map(len, text[k])) + (shape[k][1] if k in shape else .14) for k in place}
-    part = max((tall[k] for k in place if kinds[k] == "part"), default=0)
-    at, top, whole = {}, 0., margin * 2 + per_row * (box + _GAP) - _GAP
-    edges = [(s, r["name"]) for r in rows for s in r["sources"] if s.strip("@") in place or s in side]
+    whole = margin * 2 + per_row * (box + _GAP) - _GAP
+    text, sizes = {row["name"]: _lines(row, names) for row in rows}, _picture_sizes(pictures, box)
+    heights = _heights(rows, text, sizes)
+    at, top = {}, 0.
     for band in range(math.ceil(n / per_row)):
-        here = {k: (c - band * per_row, lane) for k, (c, lane) in place.items() if c // per_row == band}
-        lanes = {
-            lane: max(part if kinds[k] == "part" else tall[k] for k, v in here.items() if v[1] == lane)
-            for lane in sorted({v[1] for v in here.values()})
-        }
-        top += (_SIDE + 0.1 if any(t in here for t in side.values()) else 0) + 0.1 * sum(
-            s[0] == "@" and t in here for s, t in edges
-        )
-        for k, (c, lane) in here.items():
-            w, h = shape[k] if k in shape else (box, part if kinds[k] == "part" else tall[k])
-            at[k] = (
-                margin + c * (box + _GAP) + (box - w) / 2,
-                top + sum(v + _GAP for i, v in lanes.items() if i < lane) + (lanes[lane] - h) / 2, w, h, band,
-            )
-        top += (
-            sum(lanes.values())
-            + len(lanes) * _GAP
-            + 0.12
-            + 0.08 * sum((s in here) != (t in here) for s, t in edges if s not in side)
-        )
-    for i, (k, t) in enumerate(side.items()):
-        x, y, _, h, band = at[t]
-        x += (box + .1) * [*side.values()][:i].count(t) - .6 * _GAP - box / 2
-        at[k] = min(x, whole - box), y - _SIDE - .1, box, _SIDE - .1, band
+        columns = range(band * per_row, (band + 1) * per_row)
+        here = {name: (column - columns[0], lane) for name, (column, lane) in place.items() if column in columns}
+        lanes = _lanes(here, heights)
+        top += _above(here, side, edges)
+        for name, (column, lane) in here.items():
+            w, h = sizes.get(name, (box, heights[name]))
+            x = margin + column * (box + _GAP) + (box - w) / 2
+            y = top + sum(height + _GAP for other, height in lanes.items() if other < lane) + (lanes[lane] - h) / 2
+            at[name] = _Spot(x, y, w, h, band)
+        leaving = sum((source in here) != (target in here) for source, target in edges if source not in side)
+        top += sum(lanes.values()) + len(lanes) * _GAP + .12 + .08 * leaving
+    _place_sides(at, side, box, whole)
     plan, tracks = dict(rows=rows, at=at, side=side, text=text, width=whole), {}
-    plan["wires"] = [(s, t, _route(plan, s, t, tracks)) for s, t in edges]
-    plan["height"] = max(
-        [y + h for _, y, _, h, _ in at.values()] + [y for *_, points in plan["wires"] for _, y in points]
-    )
-    return plan
+    plan["wires"] = [(source, target, _route(plan, source, target, tracks)) for source, target in edges]
+    bottoms = [spot.y + spot.h for spot in at.values()] + [y for *_, points in plan["wires"] for _, y in points]
+    return plan | dict(height=max(bottoms))
 
 # %% ../../nbs/plots/07_diagram.ipynb #738ac8a1
-def _joint(spot): return spot[0] - .6 * _GAP, spot[1] + spot[3] / 2
+def _joint(spot): return spot.x - .6 * _GAP, spot.y + spot.h / 2
 
-def _track(tracks, key, lo, hi): # the first free of parallel tracks
-    lane = next(i for i in range(99) if all(hi <= a or lo >= b for a, b in tracks.get((key, i), [])))
+def _track(tracks, key, lo, hi): # the first of parallel tracks that is free from lo to hi
+    lane = 0
+    while any(lo < end and start < hi for start, end in tracks.get((key, lane), [])):
+        lane += 1
     tracks.setdefault((key, lane), []).append((lo, hi))
     return lane
 
 def _route(plan, source, target, tracks): # corners from a box, or from a running sum, to the joint of another box
     at, running = plan["at"], source[0] == "@"
-    x0, y0, w0, h0, b0 = at[source.strip("@")]
-    x1, y1, _, _, b1 = at[target]
-    (jx, jy), (sx, sy) = _joint(at[target]), _joint(at[source[1:]]) if running else (x0 + w0, y0 + h0 / 2)
-    gap = sx if running else sx + .3 * _GAP
-    row = {k: v for k, v in at.items() if v[4] == b0 and k not in plan["side"]}
-    over, under = min(y for _, y, *_ in row.values()), max(y + h for _, y, _, h, _ in row.values())
-    def free(level):
-        return not any(x0 < x < x1 - 0.01 and y <= level <= y + h for k, (x, y, _, h, _) in row.items() if k != target)
-    if source in plan["side"]:
-        y = (over if b0 == b1 else y1) - .06
-        return [(x0 + w0 / 2, y0 + h0), (x0 + w0 / 2, y), (jx, y), (jx, jy)]
-    if b0 != b1:
-        y = under + .1 + .08 * _track(tracks, ("between", b0), -1, 99)
-        return [(sx, sy), (gap, sy), (gap, y), (jx, y), (jx, jy)]
+    start, end = at[source.strip("@")], at[target]
+    to_x, to_y = _joint(end)
     if running:
-        y = over - .08 - .08 * _track(tracks, ("over", b0), sx, jx)
-        return [(sx, sy), (sx, y), (jx, y), (jx, jy)]
-    if free(sy):
-        return [(sx, sy), (jx, sy), (jx, jy)]
-    if sy != jy and free(jy):
-        return [(sx, sy), (gap, sy), (gap, jy), (jx, jy)]
-    y = under + .1 + .1 * _track(tracks, ("under", b0), sx - .15, jx)
-    return [(sx - .15, y0 + h0), (sx - .15, y), (jx, y), (jx, jy)]
+        x, y = _joint(start)
+        gap = x
+    else:
+        x, y = start.x + start.w, start.y + start.h / 2
+        gap = x + .3 * _GAP
+    band = {name: spot for name, spot in at.items() if spot.band == start.band and name not in plan["side"]}
+    over = min(spot.y for spot in band.values())
+    under = max(spot.y + spot.h for spot in band.values())
+    def free(level): # no box between the two is in the way
+        between = [spot for name, spot in band.items() if name != target and start.x < spot.x < end.x - .01]
+        return not any(spot.y <= level <= spot.y + spot.h for spot in between)
+    if source in plan["side"]:
+        middle, level = start.x + start.w / 2, (over if start.band == end.band else end.y) - .06
+        return [(middle, start.y + start.h), (middle, level), (to_x, level), (to_x, to_y)]
+    if start.band != end.band:
+        level = under + .1 + .08 * _track(tracks, ("between", start.band), -1, 99)
+        return [(x, y), (gap, y), (gap, level), (to_x, level), (to_x, to_y)]
+    if running:
+        level = over - .08 - .08 * _track(tracks, ("over", start.band), x, to_x)
+        return [(x, y), (x, level), (to_x, level), (to_x, to_y)]
+    if free(y):
+        return [(x, y), (to_x, y), (to_x, to_y)]
+    if y != to_y and free(to_y):
+        return [(x, y), (gap, y), (gap, to_y), (to_x, to_y)]
+    level = under + .1 + .1 * _track(tracks, ("under", start.band), x - .15, to_x)
+    return [(x - .15, start.y + start.h), (x - .15, level), (to_x, level), (to_x, to_y)]
 
 # %% ../../nbs/plots/07_diagram.ipynb #70d8ea60
 def _write(ax, x, y, lines, room): # centred lines of text from y downwards, shrunk to fit
     for text, points, color, weight in lines:
-        extent = TextPath(
-            (0, 0), text, size=points, prop=FontProperties(family=plt.rcParams["font.family"], weight=weight)
-        ).get_extents()
-        ax.text(
-            x, y + _LINE / 2, text, fontsize=min(points, points * room * 72 / max(extent.width, 1)), color=color,
-            weight=weight, ha="center", va="center_baseline", zorder=5,
-        )
+        font = FontProperties(family=plt.rcParams["font.family"], weight=weight)
+        width = TextPath((0, 0), text, size=points, prop=font).get_extents().width
+        size = min(points, points * room * 72 / max(width, 1))
+        style = dict(fontsize=size, color=color, weight=weight, ha="center", va="center_baseline", zorder=5)
+        ax.text(x, y + _LINE / 2, text, **style)
         y += _LINE
 
 def _draw_picture(ax, spot, text, picture): # a picture in place of a box, its name above and its size below
-    (x, y, w, h, _), (top, low) = spot, text
+    x, y, w, h, _ = spot
+    top, low = text
     ax.imshow(picture, extent=(x, x + w, y + h, y), aspect="auto", zorder=4)
     _write(ax, x + w / 2, y - .03 - _LINE * len(top), top, max(w, .8))
     _write(ax, x + w / 2, y + h + .03, low, max(w, .8))
 
-def _draw_box(ax, row, spot, text):
-    (x, y, w, h, _), (top, low), color = spot, text, faded(_tint(row["look"]), .28)
-    def card(d, **kwargs):
-        return ax.add_patch(
-            FancyBboxPatch(
-                (x + d, y - d), w, h, boxstyle="round,pad=0,rounding_size=.05", lw=0.8, ec="#444444", **kwargs
-            )
-        )
+def _draw_box(ax, row, spot, text): # a part in colour above its rule, anything else white; a pile for several
+    x, y, w, h, _ = spot
+    top, low = text
+    color = faded(_tint(row["look"]), .28)
+    def card(d, **style):
+        shape = dict(boxstyle="round,pad=0,rounding_size=.05", lw=.8, ec="#444444")
+        return ax.add_patch(FancyBboxPatch((x + d, y - d), w, h, **shape, **style))
     for i in range(min(row["times"], 3) - 1, 0, -1):
         card(.025 * i, fc=color, zorder=3 - i * .1)
-    box, cut = card(0, fc="white", zorder=3.5), y + h - _LINE * len(low) - .06
+    box = card(0, fc="white", zorder=3.5)
     if row["kind"] == "part":
-        ax.add_patch(Rectangle((x, y), w, cut - y, fc=color, lw=0, zorder=3.6)).set_clip_path(box)
-        _write(ax, x + w / 2, (y + cut - _LINE * len(top)) / 2, top, w - .1)
-        _write(ax, x + w / 2, cut + .03, low, w - .08)
+        rule = y + h - _LINE * len(low) - .06
+        ax.add_patch(Rectangle((x, y), w, rule - y, fc=color, lw=0, zorder=3.6)).set_clip_path(box)
+        _write(ax, x + w / 2, (y + rule - _LINE * len(top)) / 2, top, w - .1)
+        _write(ax, x + w / 2, rule + .03, low, w - .08)
     else:
         _write(ax, x + w / 2, y + (h - _LINE * len(top + low)) / 2, top + low, w - .08)
     card(0, fc="none", zorder=4)
     if row["times"] > 1:
-        ax.text(
-            x + w + 0.02, y - 0.06, f"× {row['times']}", fontsize=7, weight="bold", ha="center", va="center", zorder=6,
-            bbox=dict(boxstyle="round,pad=.18", fc="white", ec="#444444", lw=0.8),
-        )
+        around = dict(boxstyle="round,pad=.18", fc="white", ec="#444444", lw=.8)
+        style = dict(fontsize=7, weight="bold", ha="center", va="center", zorder=6, bbox=around)
+        ax.text(x + w + .02, y - .06, f"× {row['times']}", **style)
 
 # %% ../../nbs/plots/07_diagram.ipynb #f40fcb1d
 def _wire(ax, points, head=False): # a line with rounded corners, with or without an arrow head
-    p = np.array([q for i, q in enumerate(points) if not i or not np.allclose(q, points[i - 1])])
+    p = [points[0]]
+    for before, point in zip(points, points[1:]):
+        if not np.allclose(point, before):
+            p.append(point)
+    p = np.array(p)
     path, codes = [p[0]], [Path.MOVETO]
-    for a, b, c in zip(p, p[1:], p[2:]):
-        before, after = np.linalg.norm(a - b), np.linalg.norm(c - b)
-        r = min(.06, before / 2, after / 2)
-        path += [b + (a - b) / before * r, b, b + (c - b) / after * r]
+    for start, corner, end in zip(p, p[1:], p[2:]):
+        before, after = np.linalg.norm(start - corner), np.linalg.norm(end - corner)
+        radius = min(.06, before / 2, after / 2)
+        path += [corner + (start - corner) / before * radius, corner, corner + (end - corner) / after * radius]
         codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
-    ax.add_patch(
-        FancyArrowPatch(
-            path=Path([*path, p[-1]], [*codes, Path.LINETO]),
-            arrowstyle="-|>,head_length=2.6,head_width=1.5" if head else "-", mutation_scale=1, lw=0.8, color="#444444",
-            joinstyle="round", zorder=2.5,
-        )
-    )
+    whole = Path([*path, p[-1]], [*codes, Path.LINETO])
+    arrow = "-|>,head_length=2.6,head_width=1.5" if head else "-"
+    style = dict(mutation_scale=1, lw=.8, color="#444444", joinstyle="round", zorder=2.5)
+    ax.add_patch(FancyArrowPatch(path=whole, arrowstyle=arrow, **style))
 
 # %% ../../nbs/plots/07_diagram.ipynb #669a3e47
+def _draw_joint(ax, row, spot, sources, side): # the arrow into a box, how it was joined, which arguments it enters
+    x, y = _joint(spot)
+    if sources:
+        _wire(ax, [(x, y), (spot.x, y)], head=True)
+    if len(sources) > 1:
+        radius, fill = (.05, "white") if row["joined"] else (.018, "#444444")
+        ax.add_patch(Circle((x, y), radius, fc=fill, ec="#444444", lw=.8, zorder=4))
+        ax.text(x, y, row["joined"], fontsize=6.5, ha="center", va="center_baseline", zorder=5)
+    enters = {}
+    for source in sources:
+        arguments = row["sources"][source]
+        if source in side and arguments not in ([], [source]):
+            enters[source] = ", ".join(arguments)
+    words = list(enters.values())
+    if len(enters) > 1:
+        words = [f"{source}: {arguments}" for source, arguments in enters.items()]
+    style = dict(fontsize=6, style="italic", ha="left", va="bottom", zorder=5, path_effects=halo(2))
+    ax.text(x + .04, spot.y - .1, "   ".join(words), **style)
+
 def _draw_graph(ax, plan, x, y, pictures): # the planned graph with its upper left at (x, y); -> where the boxes are
-    at = {k: (a + x, b + y, w, h, band) for k, (a, b, w, h, band) in plan["at"].items()}
-    for source, target, points in plan["wires"]:
-        _wire(ax, [(a + x, b + y) for a, b in points])
-    for r in plan["rows"]:
-        if (name := r["name"]) not in at:
+    at = {name: spot._replace(x=spot.x + x, y=spot.y + y) for name, spot in plan["at"].items()}
+    for _, _, points in plan["wires"]:
+        _wire(ax, [(px + x, py + y) for px, py in points])
+    for row in plan["rows"]:
+        name = row["name"]
+        if name not in at:
             continue
         if name in pictures:
             _draw_picture(ax, at[name], plan["text"][name], pictures[name])
         else:
-            _draw_box(ax, r, at[name], plan["text"][name])
-        sources, (jx, jy) = [s for s, t, _ in plan["wires"] if t == name], _joint(at[name])
-        if sources:
-            _wire(ax, [(jx, jy), (at[name][0], jy)], head=True)
-        if len(sources) > 1:
-            ax.add_patch(
-                Circle(
-                    (jx, jy), 0.05 if r["joined"] else 0.018, fc="white" if r["joined"] else "#444444", ec="#444444",
-                    lw=0.8, zorder=4,
-                )
-            )
-            ax.text(jx, jy, r["joined"], fontsize=6.5, ha="center", va="center_baseline", zorder=5)
-        enters = {s: into for s in sources if s in plan["side"] and (into := r["sources"][s]) not in ([], [s])}
-        words = [f"{s}: " * (len(enters) > 1) + ", ".join(into) for s, into in enters.items()]
-        ax.text(
-            jx + 0.04, at[name][1] - 0.1, "   ".join(words), fontsize=6, style="italic", ha="left", va="bottom",
-            zorder=5, path_effects=halo(2),
-        )
+            _draw_box(ax, row, at[name], plan["text"][name])
+        sources = [source for source, target, _ in plan["wires"] if target == name]
+        _draw_joint(ax, row, at[name], sources, plan["side"])
     return at
 
 # %% ../../nbs/plots/07_diagram.ipynb #ccc57efb
 def _inner(model, example, name): # a part and the arguments it is called with
     part, calls = model.get_submodule(name), []
+    def note(module, args, kwargs): calls.append((args, kwargs))
     with ExitStack() as stack:
-        stack.callback(
-            part.register_forward_pre_hook(
-                lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-            ).remove
-        )
+        stack.callback(part.register_forward_pre_hook(note, with_kwargs=True).remove)
         trace_model(model, example, [name])
     args, kwargs = calls[0]
-    return part, dict(inspect.signature(part.forward).bind(*args, **kwargs).arguments) if kwargs else args
+    if not kwargs:
+        return part, args
+    return part, dict(inspect.signature(part.forward).bind(*args, **kwargs).arguments)
+
+_NOTE = "In each box: output shape without the batch axis, trainable parameters."
 
 def _page(width, plans): # an empty page that fits; where its lower panel begins
     low = .3 + plans[0]["height"] + .22
@@ -281,27 +344,38 @@ def _page(width, plans): # an empty page that fits; where its lower panel begins
     ax = fig.add_axes([0, 0, 1, 1])
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
-    ax.text(
-        0.05, height - 0.08, "In each box: output shape without the batch axis, trainable parameters.", fontsize=6,
-        color="#777777", va="center",
-    )
+    ax.text(.05, height - .08, _NOTE, fontsize=6, color="#777777", va="center")
     return fig, ax, low
 
 def _panel(ax, spot, y, width, height, title): # a part opened: dashed lines from its box to a grey panel
-    ax.add_patch(
-        FancyBboxPatch(
-            (0.05, y), width - 0.1, height, boxstyle="round,pad=0,rounding_size=.06", fc="#f6f6f6", ec="#bbbbbb",
-            lw=0.7, zorder=0,
-        )
-    )
-    for a, b in ((spot[0], .08), (spot[0] + spot[2], width - .08)):
-        ax.plot([a, b], [spot[1] + spot[3], y], lw=.6, color="#bbbbbb", ls=(0, (3, 2)), zorder=0)
+    style = dict(boxstyle="round,pad=0,rounding_size=.06", fc="#f6f6f6", ec="#bbbbbb", lw=.7, zorder=0)
+    ax.add_patch(FancyBboxPatch((.05, y), width - .1, height, **style))
+    for x, panel_x in ((spot.x, .08), (spot.x + spot.w, width - .08)):
+        ax.plot([x, panel_x], [spot.y + spot.h, y], lw=.6, color="#bbbbbb", ls=(0, (3, 2)), zorder=0)
     ax.text(.15, y + .13, title, fontsize=7, weight="bold", va="center")
+
+# %% ../../nbs/plots/07_diagram.ipynb #96bd0254
+def _opened_part(rows, pattern): # the row of the part that is drawn once more below
+    parts = [row for row in rows if row["kind"] == "part"]
+    for row in parts:
+        if matches_name(row["name"], pattern):
+            return row
+    drawn = ", ".join(row["name"] for row in parts)
+    raise DataError(f"expand: {pattern!r} is none of the parts drawn, {drawn}")
+
+def _end_pictures(rows, input_image, output_image): # name of the first input, and "output" -> picture
+    pictures = {}
+    if input_image is not None:
+        inputs = [row["name"] for row in rows if row["kind"] == "input"]
+        pictures[inputs[0]] = as_image(input_image)
+    if output_image is not None:
+        pictures["output"] = as_image(output_image)
+    return pictures
 
 # %% ../../nbs/plots/07_diagram.ipynb #542dd133
 def model_diagram(
     model: nn.Module,
-    example,            # input tensor, or a tuple or dict of arguments
+    example: object,    # input tensor, or a tuple or dict of arguments
     *, parts=1,         # depth, or names of submodules (`*` stands for one level)
     title=None,         # None: the class
     names=None,         # dict name or pattern -> text; further lines of the text replace the class
@@ -309,38 +383,27 @@ def model_diagram(
     input_image=None, output_image=None, # pictures in place of the first and last box
     per_row=None,       # boxes in a row; None: up to 7
     width=WIDTH         # inches
-):
+) -> plt.Figure:
     "Diagram of the model as it ran: parts, output shapes, parameters, arrows; `DataError` on an unknown part."
     names, table = names or {}, trace_model(model, example, parts)
-    rows, pictures = _fold(table), {}
-    opened = next((r for r in rows if expand and r["kind"] == "part" and matches_name(r["name"], expand)), None)
-    if expand and not opened:
-        raise DataError(
-            f"expand: {expand!r} is none of the parts drawn, "
-            f"{', '.join(r['name'] for r in rows if r['kind'] == 'part')}"
-        )
-    if input_image is not None:
-        pictures[next(r["name"] for r in rows if r["kind"] == "input")] = as_image(input_image)
-    if output_image is not None:
-        pictures["output"] = as_image(output_image)
+    rows = _fold(table)
+    opened = _opened_part(rows, expand) if expand else None
+    pictures = _end_pictures(rows, input_image, output_image)
     plans = [_plan(rows, names, width - .1, per_row, pictures)]
     if opened:
-        plans.append(
-            _plan(
-                _fold(trace_model(*_inner(model, example, opened["name"]))),
-                {k: v for k, v in names.items() if k != "output"}, width - 0.4,
-            )
-        )
+        inside = _fold(trace_model(*_inner(model, example, opened["name"])))
+        inner_names = {name: text for name, text in names.items() if name != "output"}
+        plans.append(_plan(inside, inner_names, width - .4))
     fig, ax, low = _page(width, plans)
-    rest = count_parameters(model) - table.params.sum()
+    n = count_parameters(model)
+    rest = n - table.params.sum()
+    total = f"{_count(n)} trainable parameters" + (f", {_count(rest)} of them not drawn" if rest else "")
     ax.text(.05, .1, type(model).__name__ if title is None else title, fontsize=9, weight="bold", va="center")
-    total = f"{_count(count_parameters(model))} trainable parameters" + f", {_count(rest)} of them not drawn" * bool(
-        rest
-    )
     ax.text(width - .05, .1, total, fontsize=7, color="#555555", ha="right", va="center")
     at = _draw_graph(ax, plans[0], (width - plans[0]["width"]) / 2, .3, pictures)
     if opened:
-        _panel(ax, at[opened["name"]], low, width, plans[1]["height"] + .42, f"inside {_lines(opened, names)[0][0][0]}")
+        (name, *_), *_ = _lines(opened, names)[0]
+        _panel(ax, at[opened["name"]], low, width, plans[1]["height"] + .42, f"inside {name}")
         _draw_graph(ax, plans[1], (width - plans[1]["width"]) / 2, low + .28, {})
     plt.close(fig)
     return fig

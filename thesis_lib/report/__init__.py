@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/report/00_init.ipynb #c96d17e8
+# %% ../../nbs/report/00_init.ipynb #192d043b
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

@@ -80,7 +80,7 @@ def run_facts(
     return [dict(text=fact, warn=False) for fact in facts] + [version]
 
 def headline(
-    nb,          # a notebook, as nbformat reads it
+    nb: object,  # a notebook, as nbformat reads it
     default: str # the question of a notebook without a heading
 ) -> tuple: # question and answer: the first H1 and the quotation under it
     "What an experiment asks and what it answers, in words."

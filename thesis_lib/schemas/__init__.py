@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/schemas/00_init.ipynb #28845680
+# %% ../../nbs/schemas/00_init.ipynb #fc7d2437
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names

@@ -372,7 +372,7 @@ def simulated_detector(
 # %% ../../nbs/schemas/01_annotations.ipynb #fabb03ca
 def box_ap(
     pose_set: PoseSet, # annotated people
-    boxes              # name in `pose_set.detections`
+    boxes: str         # name in `pose_set.detections`
 ) -> float: # 0 to 1
     "Average precision of a detector's person boxes (COCO box AP, IoU .50 to .95, `pycocotools`)."
     from pycocotools.coco import COCO

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/stores/00_init.ipynb #1805478c
+# %% ../../nbs/stores/00_init.ipynb #d93bda61
 import lazy_loader
 
 _MODULES = "batches clip_crops images landmark_windows motion_windows person_crops radiographs"

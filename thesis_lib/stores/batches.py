@@ -62,6 +62,7 @@ class Loader:
     def set_epoch(self, epoch: int) -> None: self.epoch = epoch
 
     def order(self) -> np.ndarray: # rows of this rank in this epoch
+        "Which rows come when."
         if not self.shuffle:
             return self.index[self.rank::self.world_size]
         drawn = uniform(self.seed, self.epoch, self.index, 1, stream=1)[:, 0]

@@ -369,6 +369,7 @@ class ClassicPipeline(torch.utils.data.Dataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
+        "Draw the views and colours of an epoch."
         self.views = _view(self.people, np.arange(len(self)), self.augment, self.seed, epoch)
         mix, offset = _colour(self.views.factors)
         self.colours = torch.cat((mix, offset), -1).float().numpy() # (n 3 4)

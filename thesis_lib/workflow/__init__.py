@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/workflow/00_init.ipynb #c4dc42f7
+# %% ../../nbs/workflow/00_init.ipynb #c818a7d1
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
