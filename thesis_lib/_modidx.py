@@ -66,6 +66,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
             'thesis_lib.core.hashing': { 'thesis_lib.core.hashing._imported': ('core/hashing.html#_imported', 'thesis_lib/core/hashing.py'),
                                          'thesis_lib.core.hashing._is_own_import': ( 'core/hashing.html#_is_own_import',
                                                                                      'thesis_lib/core/hashing.py'),
+                                         'thesis_lib.core.hashing._of_others': ( 'core/hashing.html#_of_others',
+                                                                                 'thesis_lib/core/hashing.py'),
                                          'thesis_lib.core.hashing._package': ('core/hashing.html#_package', 'thesis_lib/core/hashing.py'),
                                          'thesis_lib.core.hashing._statements': ( 'core/hashing.html#_statements',
                                                                                   'thesis_lib/core/hashing.py'),

@@ -43,6 +43,9 @@ def _imported(path: Path) -> set: # files of the same package that a module impo
             found |= {home.joinpath(*alias.name.split(".")).with_suffix(".py") for alias in node.names}
     return {f for f in found if f.is_relative_to(package) and f.is_file()}
 
+def _of_others(path: Path) -> bool: # a module of an installed package such as torch, where thousands hang together
+    return {"site-packages", "dist-packages"} & set(path.parts) and _package(path).name != "thesis_lib"
+
 def _statements(path: Path) -> str: # without docstrings, `__all__` and imports from the own package
     tree, name = ast.parse(path.read_text()), _package(path).stem
     tree.body = [n for n in tree.body if not ast.unparse(n).startswith("__all__ =")]
@@ -61,14 +64,15 @@ def _is_own_import(node: ast.stmt, package: str) -> bool:
 def import_closure(
     *objects: object # modules, or what is defined in one
 ) -> list[Path]: # sorted
-    "Files of some modules, and of all that these import from their own package, wherever in the file."
+    "Files of some modules, and of all that these import from their own package (not for installed packages of others)."
     modules = (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
     # a notebook and the script made of it must agree
     todo = {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"}
     found = set()
     while todo:
         found.add(path := todo.pop())
-        todo |= _imported(path) - found
+        if not _of_others(path):
+            todo |= _imported(path) - found
     return sorted(found)
 
 def source_hash(

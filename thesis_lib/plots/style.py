@@ -8,8 +8,8 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-import torch
 from collections.abc import Iterable
+from numpy.typing import ArrayLike
 from ..core.errors import DataError
 from ..core.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
@@ -36,10 +36,10 @@ def set_style() -> None:
 # %% ../../nbs/plots/01_style.ipynb #e84ea59e
 def as_image(
     # (h w 3) or (h w) uint8 or float 0..1; or a tensor (3 h w), taken as ImageNet-normalised if it has negative values
-    image: np.ndarray | torch.Tensor
+    image: ArrayLike
 ) -> np.ndarray: # (h w 3) float, 0..1
     "Anything that shows a picture, as an RGB array; `DataError` on another shape."
-    x = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    x = image.detach().cpu().numpy() if hasattr(image, "detach") else np.asarray(image)
     if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[-1] not in (1, 3):
         x = x.transpose(1, 2, 0)
     if x.ndim == 2:
@@ -52,12 +52,12 @@ def as_image(
     return np.broadcast_to(x, (*x.shape[:2], 3)).clip(0, 1)
 
 def float_array(
-    x: np.ndarray | torch.Tensor,
+    x: ArrayLike,
     name: str, # for the message
     ndim: int  # axes that it must have
 ) -> np.ndarray: # float
     "A tensor, array or list as a float array; `DataError` if it has other axes."
-    array = x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, float)
+    array = x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x, float)
     if array.ndim != ndim:
         raise DataError(f"{name}: expected {ndim} axes, got shape {array.shape}")
     return array
@@ -65,7 +65,7 @@ def float_array(
 # %% ../../nbs/plots/01_style.ipynb #702878f5
 def show_image(
     ax: plt.Axes,
-    image: np.ndarray | torch.Tensor, # see `as_image`
+    image: ArrayLike, # see `as_image`
     *, title=None, alpha=1.
 ) -> plt.Axes:
     "Image without axes; pixel centres lie on whole numbers."

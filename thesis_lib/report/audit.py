@@ -7,7 +7,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -94,6 +93,7 @@ def near_duplicates(
     *, block=2048, device="cpu"
 ) -> tuple: # pairs (m 2) of row numbers, first below second, and correlations (m), highest first
     "All pairs of radiographs that are nearly the same, by blocked matrix products on any device."
+    import torch # here, so that tables start without it
     x = torch.as_tensor(np.asarray(thumbs, np.float32), device=device)
     pairs, values = [np.zeros((0, 2), int)], [np.zeros(0, np.float32)]
     space = torch.empty(block*block, device=device) # every block is written here
