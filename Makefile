@@ -1,7 +1,8 @@
 # make reproduce [PROFILE=smoke|mini|full] [PROCESSES=1] every table and figure, then outputs/<profile>/index.html
 # make test        library notebooks, command line, workflow, bad input, the report in a browser
 # make lab         JupyterLab           make bench    speed, beside what you would use instead
-# make live        the first camera, skeleton and classes, in a browser; or VIDEO=file [OUT=video.webm]       (CLASSIFIER=folder of a run, PORT=8765)
+# make live        the first camera, skeleton and classes, in a browser; or VIDEO=file [OUT=video.webm]
+#                  (CLASSIFIER=folder of a run, PORT=8765)
 # make landmarks   the environment of MediaPipe; with VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm] it records
 # In an environment of your own (conda), nothing is installed: make reproduce VENV=$CONDA_PREFIX
 PROFILE ?= smoke
@@ -38,27 +39,39 @@ bench: $(INSTALLED)
 	$(MAKE) reproduce PROFILE=benchmarks CORES=1
 
 live: $(INSTALLED) $(LANDMARKS)
-	$(BIN)/python -m thesis_lib.live "$(or $(VIDEO),$(CAMERA),0)" $(if $(OUT),--out "$(OUT)") $(if $(CLASSIFIER),--classifier "$(CLASSIFIER)") $(if $(PORT),--port $(PORT))
+	$(BIN)/python -m thesis_lib.live "$(or $(VIDEO),$(CAMERA),0)" $(if $(OUT),--out "$(OUT)") \
+		$(if $(CLASSIFIER),--classifier "$(CLASSIFIER)") $(if $(PORT),--port $(PORT))
 
 landmarks: $(INSTALLED) $(LANDMARKS)
-	$(if $(VIDEO),$(BIN)/python -m thesis_lib.live.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" $(if $(OVERLAY),--overlay "$(OVERLAY)"),@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm]")
+ifdef VIDEO
+	$(BIN)/python -m thesis_lib.live.capture "$(VIDEO)" "$(or $(OUT),$(error OUT=landmarks.txt is missing))" \
+		$(if $(OVERLAY),--overlay "$(OVERLAY)")
+else
+	@echo "To record: make landmarks VIDEO=file OUT=landmarks.txt [OVERLAY=video.webm]"
+endif
+
+# $(call needs_python,WHO,LAST): stops unless $(PYTHON) is 3.11 to 3.LAST
+needs_python = $(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, $(2)) else \
+	'Python %d.%d found, $(1) needs 3.11 to 3.$(2): make PYTHON=python3.12' % v)"
 
 # MediaPipe, in an environment of its own: it wants NumPy 1. The file lists what Pose needs of its requirements.
 $(LANDMARKS): requirements-landmarks.txt
-	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 13) else f'Python {v[0]}.{v[1]} found, MediaPipe needs 3.11 or 3.12: make PYTHON=python3.12')"
+	$(call needs_python,MediaPipe,12)
 	$(PYTHON) -m venv .venv-landmarks
 	PATH="$$PATH:$(CURDIR)/$(BIN)"; { uv pip install -q --no-deps --python .venv-landmarks/bin/python -r requirements-landmarks.txt; } || \
 	.venv-landmarks/bin/pip install -q --disable-pip-version-check --no-deps -r requirements-landmarks.txt
 	touch $@
 
-# The environment: from the lock file, by uv (the one that is installed, else one that pip fetches; it is five times as fast), and if that fails by pip.
+# The environment: from the lock file, by uv (the one that is installed, else one that pip fetches; it is five times
+# as fast), and if that fails by pip.
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f'Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12')"
+	$(call needs_python,thesis_lib,13)
 	$(PYTHON) -m venv .venv
 	command -v uv >/dev/null || .venv/bin/pip install -q --disable-pip-version-check "uv>=0.5" || true
 	PATH="$$PATH:$(CURDIR)/.venv/bin"; install="uv pip install -q --python .venv/bin/python"; \
-	{ $$install -r requirements.lock && $$install --no-deps -e .; } || { echo "without uv: pip, which takes some minutes"; \
-	install=".venv/bin/pip install -q --disable-pip-version-check"; $$install --no-compile -r requirements.lock && $$install --no-deps -e .; }
+	{ $$install -r requirements.lock && $$install --no-deps -e .; } || \
+	{ echo "without uv: pip, which takes some minutes"; install=".venv/bin/pip install -q --disable-pip-version-check"; \
+	$$install --no-compile -r requirements.lock && $$install --no-deps -e .; }
 	touch $@
 
 clean:
