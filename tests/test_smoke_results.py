@@ -137,7 +137,7 @@ def test_the_claim_about_small_joints_is_answered():
 def test_single_trainings_get_no_verdict():
     ablation = dehrnet("ablation")
     assert re.search(r"bilinear upsampling [^;]*\(one seed\)", ablation.notes[1])
-    assert "DySample less bilinear" in ablation.notes[1]
+    assert "DySample minus bilinear" in ablation.notes[1]
     assert ablation.notes[1].endswith("(one seed), seed 0.")
     assert re.search(r"PCKh@0.5, points: [^;]*\(one seed\)", ablation.notes[0]) and "one seed" not in ablation.notes[2]
     assert "3 one seed" in dehrnet("choices").notes[0]
