@@ -1,11 +1,12 @@
 """Are the metrics of two reproductions equal, bit for bit? And: carry old records over to new words.
 
-    python tests/same_records.py OLD NEW [--renamed MAP] [--exceptions FILE]
+    python tests/same_records.py OLD NEW [--renamed MAP]
     python tests/same_records.py OLD NEW --write-exceptions FILE    what differs between two reproductions of one commit
     python tests/same_records.py --migrate FOLDER --renamed MAP     rename the words of records; no value changes
 
 OLD and NEW are folders of a profile, such as outputs/smoke. Value, interval, n, unit and protocol of each metric are
-compared. The rename map is tests/renamed_words.json, the exceptions are tests/records_may_differ.json.
+compared. The rename map is tests/renamed_words.json. tests/records_may_differ.json lists what differs between two
+reproductions of one commit on one machine: times.
 """
 import argparse
 import json
@@ -87,7 +88,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="OLD NEW")
     parser.add_argument("--renamed", help="the rename map")
-    parser.add_argument("--exceptions", help="metrics that differ from run to run: regular expressions over run/metric")
+    exceptions = Path(__file__).with_name("records_may_differ.json")
+    parser.add_argument("--exceptions", default=exceptions, help="regular expressions over run/metric")
     parser.add_argument("--write-exceptions", help="write what differs")
     parser.add_argument("--migrate", help="folder of committed records")
     arguments = parser.parse_args()
@@ -101,7 +103,7 @@ def main():
     if arguments.write_exceptions:
         patterns = [re.escape(f"{run}/{name}") for run, name, _ in found]
         Path(arguments.write_exceptions).write_text(json.dumps(patterns, indent=1) + "\n")
-    allowed = json.loads(Path(arguments.exceptions).read_text()) if arguments.exceptions else []
+    allowed = json.loads(Path(arguments.exceptions).read_text())
     wrong = [d for d in found if not any(re.fullmatch(pattern, f"{d[0]}/{d[1]}") for pattern in allowed)]
     for run, name, what in wrong:
         print(f"{run} {name}: {what}")
