@@ -8,6 +8,7 @@ import ast
 import hashlib
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 
 # %% auto #0
@@ -32,10 +33,11 @@ def file_sha256(path: Path | str) -> str: # 64 hexadecimal digits
 def _package(path: Path) -> Path: # the top folder of the package that a module belongs to, or the module
     return next(p for p in [path, *path.parents] if not (p.parent/"__init__.py").is_file())
 
-def _imported(path: Path) -> set: # files of the same package that a module imports, at its top or inside of a function
+@cache
+def _imported(path: Path, text: str) -> set: # files of its package that a module imports, at its top or in a function
     package = _package(path)
     home, found = package.parent, set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
             folder = (path.parents[node.level - 1] if node.level else home).joinpath(*(node.module or "").split("."))
             found |= {folder.with_suffix(".py"), *(folder/f"{alias.name}.py" for alias in node.names)}
@@ -46,9 +48,10 @@ def _imported(path: Path) -> set: # files of the same package that a module impo
 def _of_others(path: Path) -> bool: # a module of an installed package such as torch, where thousands hang together
     return {"site-packages", "dist-packages"} & set(path.parts) and _package(path).name != "thesis_lib"
 
-def _statements(path: Path) -> str: # without docstrings, `__all__` and imports from the own package
-    tree, name = ast.parse(path.read_text()), _package(path).stem
-    tree.body = [n for n in tree.body if not ast.unparse(n).startswith("__all__ =")]
+@cache
+def _statements(text: str, name: str) -> str: # without docstrings, `__all__` and imports from the package of this name
+    tree = ast.parse(text)
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")]
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
@@ -72,11 +75,12 @@ def import_closure(
     while todo:
         found.add(path := todo.pop())
         if not _of_others(path):
-            todo |= _imported(path) - found
+            todo |= _imported(path, path.read_text()) - found
     return sorted(found)
 
 def source_hash(
     *objects: object # modules, or what is defined in one
 ) -> str: # 16 hexadecimal digits
     "Hash of the code that `objects` rest on: the statements of their `import_closure`."
-    return content_hash(*sorted(_statements(path) for path in import_closure(*objects)))
+    paths = import_closure(*objects)
+    return content_hash(*sorted(_statements(path.read_text(), _package(path).stem) for path in paths))
