@@ -107,7 +107,7 @@ def _write_store(folder, chest_set, about, workers): # under `folder`, complete 
 def build(
     chest_set: ChestSet,
     side=224,          # of the stored squares, pixels
-    *, cache_dir=None, # default: <project>/data/radiographs
+    *, cache_dir=None, # default: "films" in the folder of data
     workers=None       # threads, default one per core
 ) -> RadiographStore:
     "Decode every radiograph once, or open what was decoded; `DataError` for an unreadable one or a full disk."
@@ -118,7 +118,8 @@ def build(
         radiographs=content_hash(chest_set.pixels, [p.name for p in chest_set.paths]),
     )
     about["key"] = content_hash(about)
-    folder = Path(cache_dir or data_dir()/"radiographs")/f"{chest_set.name}-{chest_set.split}-{side}-{about['key']}"
+    home = Path(cache_dir or data_dir()/"films") # data/radiographs holds the synthetic ones
+    folder = home/f"{chest_set.name}-{chest_set.split}-{side}-{about['key']}"
     def make(images, about): return RadiographStore(images, np.load(folder/"sizes.npy"), chest_set, about)
     with locked(folder.with_name(folder.name + ".lock")):
         if not folder.exists():
