@@ -40,7 +40,10 @@ def renamed(record, names):
         if isinstance(value, list):
             return [walk(v) for v in value]
         if isinstance(value, dict):
-            return {word(k): walk(v) for k, v in value.items()}
+            new = {word(k): walk(v) for k, v in value.items()}
+            if len(new) < len(value):
+                raise ValueError(f"{record['experiment']}: two of {', '.join(value)} get one name")
+            return new
         return value
 
     new = {key: value if key in UNTOUCHED else walk(value) for key, value in record.items() if key != "params"}
@@ -69,9 +72,10 @@ def differences(old, new):
             yield (*key, "only in OLD" if key in old else "only in NEW")
             continue
         before, after = old[key], new[key]
-        unequal = [f for f in before if exact(before[f]) != exact(after[f])]
+        fields = sorted(before.keys() | after.keys())
+        unequal = [f for f in fields if exact(before.get(f)) != exact(after.get(f))]
         if unequal:
-            yield (*key, ", ".join(f"{f}: {before[f]} and {after[f]}" for f in unequal))
+            yield (*key, ", ".join(f"{f}: {before.get(f)} and {after.get(f)}" for f in unequal))
 
 
 def migrate(folder, names):
@@ -99,6 +103,9 @@ def main():
     if len(arguments.folders) != 2:
         parser.error("expected two folders, OLD and NEW")
     old, new = metrics(arguments.folders[0], names), metrics(arguments.folders[1], read_map(None))
+    for folder, found in zip(arguments.folders, (old, new)):
+        if not found:
+            parser.error(f"{folder}: no record.json with a metric below it")
     found = list(differences(old, new))
     if arguments.write_exceptions:
         patterns = [re.escape(f"{run}/{name}") for run, name, _ in found]

@@ -89,39 +89,59 @@ def test_names_of_one_letter(path):
 
 # ---- words
 WORDS = { # what the field does not say, or we say otherwise -> where it stands all the same
-    r"films?": r'films\.json|"films"|/films/|films/',   # the layout of synthetic radiographs on disk
-    r"floors?": r"\.floor\(|math\.floor|rounding_mode=\"floor\"|np\.floor",
-    r"peers?": r"",
-    r"manieth": r"",
-    r"divisions?": r"by division by 257",
-    r"with less": r"",
-    r"[Mm]ade (people|persons?|motions?|clips?|recordings?|radiographs|data|cameras|pictures|scenes?|poses)": r"",
-    r"chest films?": r"",
+    "film": r"data[/\"]+films|films\.json|\"films\"|/films/?|films/", # stores and layouts of radiographs on disk
+    "floor": r"np\.floor|math\.floor|torch\.floor|\.floor\(|rounding_mode=.\"?floor",
+    "peer": "",
+    "manieth": "",
+    "division": r"by division by 257",
+    "with less": "",
+    "made here": "",
+    r"made (people|persons?|motions?|clips?|recordings?|radiographs|data|cameras|pictures|scenes?|poses)": "",
+    r"(every|each|one|other|all) settings?": r"one setting of a study", # a variant
+    r"right (answer|name|person|identity|action)": "", # correct
 }
 SOURCES = ("nbs", "tests", "profiles", "templates", "docs", "data", "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
-           "Makefile", "Snakefile", "outputs/README.md")
+           "Makefile", "Snakefile", "outputs", ".github", ".ci", "settings.ini", "pyproject.toml", "environment.yml")
 NOT_OURS = {"tests/test_style.py", "tests/renamed.json", "tests/renamed_words.json"} # they name the old words
 
 
 def texts():
     "(file, line) of everything that people write and read here."
-    tracked = subprocess.run(["git", "ls-files", *SOURCES], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    tracked = subprocess.run(["git", "ls-files", *SOURCES], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
     for name in tracked:
         path = ROOT/name
-        if name in NOT_OURS or not path.is_file():
+        if name in NOT_OURS or not path.is_file() or path.suffix in (".png", ".lock"):
             continue
         if path.suffix == ".ipynb":
             cells = nbformat.read(path, as_version=4).cells
             yield from ((name, line) for cell in cells for line in cell.source.split("\n"))
-        elif path.suffix in (".py", ".md", ".yaml", ".j2", ".csv", "") or path.name in ("Makefile", "Snakefile"):
+        else:
             yield from ((name, line) for line in path.read_text().split("\n"))
 
 
+def plain_words(line):
+    "In small letters, names taken apart: `film_strip`, `FilmStore` and `x.film` hold the word film."
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", line)
+    return " ".join(re.split(r"[^A-Za-z]+", apart)).lower()
+
+
+def old_words(line):
+    for word, exception in WORDS.items():
+        rest = re.sub(exception, "", line) if exception else line
+        where = rest.lower() if " " in word else plain_words(rest)
+        if re.search(rf"\b{word}s?\b", where):
+            yield word
+
+
 def test_words():
-    found = []
-    for name, line in texts():
-        for word, exception in WORDS.items():
-            rest = re.sub(exception, "", line) if exception else line
-            if re.search(rf"(?<![A-Za-z_.]){word}(?![A-Za-z_])", rest):
-                found.append(f"{name}: {word}: {line.strip()[:100]}")
+    found = [f"{name}: {word}: {line.strip()[:100]}" for name, line in texts() for word in old_words(line)]
     assert not found, "\n".join(found[:40])
+
+
+@pytest.mark.parametrize("line", [
+    "def read_film(path):", "class FilmStore:", "Films are read here.", "mean_floor = 3", "Floors and Peers", "x.film",
+    "peer_layer = True", "film_strip", "clips (made here)", "the right answer", "AP of every setting", "a division",
+    "Made motions", "the manieth row",
+])
+def test_planted_word_is_seen(line):
+    assert list(old_words(line))

@@ -48,30 +48,63 @@ def _imported(path: Path, text: str) -> set: # files of its package that a modul
 def _of_others(path: Path) -> bool: # a module of an installed package such as torch, where thousands hang together
     return {"site-packages", "dist-packages"} & set(path.parts) and _package(path).name != "thesis_lib"
 
-@cache
-def _statements(text: str, name: str) -> str: # without docstrings, `__all__` and imports from the package of this name
-    tree = ast.parse(text)
-    tree.body = [n for n in tree.body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")]
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-        node.body = [n for n in node.body if not _is_own_import(n, name)] or [ast.Pass()]
-    return ast.unparse(tree)
-
+# %% ../../nbs/core/04_hashing.ipynb #fa7faed7
 def _is_own_import(node: ast.stmt, package: str) -> bool:
     return isinstance(node, ast.ImportFrom) and (node.level > 0 or node.module.split(".")[0] == package)
 
+def _take_imports(node: ast.AST, package: str) -> list: # of the package, out of the blocks of a node
+    taken = []
+    for field in ("body", "orelse", "finalbody"):
+        block = getattr(node, field, None)
+        if isinstance(block, list):
+            taken += [n for n in block if _is_own_import(n, package)]
+            kept = [n for n in block if not _is_own_import(n, package)]
+            setattr(node, field, kept or [ast.Pass()] * bool(block))
+    scope = getattr(node, "name", "") or ""
+    return [(scope, a.asname or a.name, a.name, n.level, n.module or "") for n in taken for a in n.names]
+
+@cache
+def _statements(text: str, package: str) -> tuple: # code without docstrings and `__all__`; own imports
+    tree, imports = ast.parse(text), []
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")]
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        imports += _take_imports(node, package)
+    return ast.unparse(tree), imports
+
+# %% ../../nbs/core/04_hashing.ipynb #b032e15d
+def _imported_from(path: Path, level: int, module: str, name: str, known: dict) -> list: # hash of a module, name in it
+    home = path.parents[level - 1] if level else _package(path).parent
+    folder = home.joinpath(*filter(None, module.split(".")))
+    for file, within in ((folder/f"{name}.py", ""), (folder.with_suffix(".py"), name)):
+        if file.is_file() and not _of_others(path):
+            return [_module_hash(file, known), within]
+    return [module, name]
+
+def _module_hash(path: Path, known: dict) -> str: # known: path -> hash
+    if path not in known:
+        known[path] = "" # where a circle of imports ends
+        code, imports = _statements(path.read_text(), _package(path).stem)
+        given = [
+            [scope, bound, *_imported_from(path, level, module, name, known)]
+            for scope, bound, name, level, module in imports
+        ]
+        known[path] = content_hash(code, sorted(given))
+    return known[path]
+
 # %% ../../nbs/core/04_hashing.ipynb #76568267
+def _files(objects) -> set: # of the modules that they are, or are defined in
+    modules = (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
+    # a notebook and the script made of it must agree
+    return {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"}
+
 def import_closure(
     *objects: object # modules, or what is defined in one
 ) -> list[Path]: # sorted
     "Files of some modules, and of all that these import from their own package (not for installed packages of others)."
-    modules = (o if inspect.ismodule(o) else inspect.getmodule(o) for o in objects)
-    # a notebook and the script made of it must agree
-    todo = {Path(m.__file__).resolve() for m in modules if hasattr(m, "__file__") and m.__name__ != "__main__"}
-    found = set()
+    todo, found = _files(objects), set()
     while todo:
         found.add(path := todo.pop())
         if not _of_others(path):
@@ -81,6 +114,6 @@ def import_closure(
 def source_hash(
     *objects: object # modules, or what is defined in one
 ) -> str: # 16 hexadecimal digits
-    "Hash of the code that `objects` rest on: the statements of their `import_closure`."
-    paths = import_closure(*objects)
-    return content_hash(*sorted(_statements(path.read_text(), _package(path).stem) for path in paths))
+    "Hash of the code that `objects` rest on: the statements of their modules, and of what these import."
+    known = {}
+    return content_hash(*sorted({_module_hash(path, known) for path in _files(objects)}))

@@ -26,7 +26,7 @@ def root() -> Path: # `$THESIS_ROOT`, or the nearest parent of this folder, or o
     )
 
 def data_dir() -> Path: # <root>/data
-    "Where downloads and data sets made here are cached (git-ignored)."
+    "Where downloads and synthetic data sets are cached (git-ignored)."
     return root()/"data"
 
 def data_root() -> Path: # the folder $THESIS_DATA names

@@ -90,14 +90,14 @@ def protocol_clash(
     return sorted(name for name in {*ours, *other} if clash(name))
 
 # %% ../../nbs/report/03_cells.ipynb #c466c137
-def _other_settings(record, first) -> list: # in what two runs differ, but for the seed
+def _other_parameters(record, first) -> list: # in what two runs differ, but for the seed
     if record.experiment != first.experiment:
         return ["experiment"]
     names = {*record.params, *first.params} - {"seed", "run"}
     return sorted(name for name in names if record.params.get(name) != first.params.get(name))
 
 def mean_cell(
-    records: list, # runs of one setting, one a seed
+    records: list, # runs of one variant, one a seed
     name: str,     # a metric they all have
     # 95 % interval, where a bootstrap over items and seeds has computed it; else the t interval over seeds
     *, ci=None
@@ -114,9 +114,9 @@ def mean_cell(
     protocol = metrics[0].protocol
     for record, metric in zip(records, metrics):
         pair = f"{run_name(record)} and {run_name(first)}"
-        settings = _other_settings(record, first)
-        if settings:
-            raise DataError(f"{where} over seeds: {pair} differ in {settings[0]!r}")
+        changed = _other_parameters(record, first)
+        if changed:
+            raise DataError(f"{where} over seeds: {pair} differ in {changed[0]!r}")
         clash = protocol_clash(metric.protocol, protocol)
         if clash:
             raise DataError(f"{where} over seeds: {pair} were measured under another {clash[0]!r}")

@@ -56,6 +56,11 @@ def metric(self: Citations, run: str, name: str) -> Metric:
     return found[name]
 
 # %% ../../nbs/report/08_texts.ipynb #d7a7852c
+def _check_words(*texts) -> None: # what stands beside a number is no number
+    for text in texts:
+        if any(letter.isnumeric() for letter in text):
+            raise DataError(f"{text!r}: expected words without digits; a number is cited from a record")
+
 @patch
 def cite(self: Citations,
     run: str,        # folder under `outputs/`
@@ -70,6 +75,7 @@ def cite(self: Citations,
     found = self.metric(run, metric)
     if ci and found.ci is None:
         raise DataError(f"{run}: the metric {metric!r} has no interval")
+    _check_words(unit)
     said = [format_number(found.value*scale, digits, sign), unit]
     if ci:
         said.append(f"[{', '.join(format_number(bound*scale, digits, sign) for bound in found.ci)}]")
@@ -90,8 +96,20 @@ def verdict(self: Citations,
         raise DataError(f"{run}: the metric {metric!r} has no interval")
     if "margin" not in params:
         raise DataError(f"{margin_of or run}: the run has no parameter 'margin'")
+    _check_words(*(words or {}).values())
     word = bootstrap.verdict(found.value, *found.ci, params["margin"], lower_is_better=lower_is_better)
     return (words or {}).get(word, word)
+
+@patch
+def shared_verdict(self: Citations,
+    run: str, metrics: list # differences with their intervals
+) -> str: # "equivalent"
+    "The verdict on several differences of a record; `DataError` unless it is the same on all."
+    words = {metric: self.verdict(run, metric) for metric in metrics}
+    if len(set(words.values())) != 1:
+        said = ", ".join(f"{metric} {word}" for metric, word in words.items())
+        raise DataError(f"{run}: expected one verdict on all, got {said}")
+    return words[metrics[0]]
 
 # %% ../../nbs/report/08_texts.ipynb #b0f54aa8
 def _digits(value: float) -> int: # after the point, as many as the value has
@@ -167,7 +185,7 @@ def render(
     name="template"       # of the file, for messages
 ) -> str:
     "The text of a template; `DataError` for a mistake, a citation of what is not there, or a comment of HTML."
-    given = {key: getattr(citations, key) for key in (*_NUMBERS, "verdict")}
+    given = {key: getattr(citations, key) for key in (*_NUMBERS, "verdict", "shared_verdict")}
     text = _fill(template, name, **given, level=_LEVEL)
     if "<!--" in text:
         raise DataError(f"{name}: the text would hold a comment of HTML")
@@ -194,7 +212,7 @@ def uncited(
 ) -> list[str]: # each number with the line that holds it
     "Numbers of a template that no citation gives; `DataError` for a mistake of the template."
     def blank(*args, **kwargs): return "…"
-    given = {key: blank for key in (*_NUMBERS, "verdict")}
+    given = {key: blank for key in (*_NUMBERS, "verdict", "shared_verdict")}
     text = _fill(template, name, **given, level="…")
     for pattern in _SPARED:
         text = pattern.sub("·", text)
