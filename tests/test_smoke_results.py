@@ -248,4 +248,4 @@ def test_motion_helps_to_follow_people():
 
 def test_the_live_path_names_actions():
     m = read_records(SMOKE/"actions"/"live"/"main")[0].metrics
-    assert m["mean/right"].value > 50 and m["frames per second"].value > 25 # without a landmark model
+    assert m["mean/correct"].value > 50 and m["frames per second"].value > 25 # without a landmark model

@@ -47,7 +47,7 @@ OPEN_ALL = """(async () => {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    "`outputs/smoke` where `make reproduce` has run, a small tree made here otherwise."
+    "`outputs/smoke` where `make reproduce` has run, a small synthetic tree otherwise."
     done = root() / "outputs" / "smoke"
     if (done / "index.html").is_file():
         return done

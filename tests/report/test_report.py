@@ -115,7 +115,7 @@ def train(name, seed, rng):
 
 
 def table_of(groups, published):
-    "The table of the study: one row a setting, ours and the published numbers."
+    "The table of the study: one row a variant, ours and the published numbers."
     caption = (
         "Head size in 2D pose on synthetic people (smoke profile): mean over three seeds, "
         "95 % intervals in brackets."
@@ -186,7 +186,7 @@ def summary(records, published):
 
 
 def demo(home, monkeypatch):
-    "A small outputs tree of three seeds, four settings and a summary, its reports and its index."
+    "A small outputs tree of three seeds, four variants and a summary, its reports and its index."
     monkeypatch.setenv("THESIS_OUTPUTS", str(home))
     rng = np.random.default_rng(0)
     for name in SETTINGS:

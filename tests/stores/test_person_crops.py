@@ -164,7 +164,7 @@ def test_second_build_reads_the_cache(people, store, tmp_path, monkeypatch):
     for name in ("matrix", "center", "size", "bbox", "score", "area", "image_id", "ann_id", "keypoints", "visible"):
         assert np.array_equal(getattr(again, name), getattr(store, name)), name
 
-def test_every_setting_has_its_own_store(people, store, tmp_path):
+def test_every_way_of_cropping_has_its_own_store(people, store, tmp_path):
     people.detections["weak"] = [dict(image_id=1, category_id=1, bbox=[10., 10., 50., 50.], score=.5)]
     def key(people, **change): return build(people, cache_dir=tmp_path/"cache", **{**TINY, **change}).about["key"]
     keys = {store.about["key"]}

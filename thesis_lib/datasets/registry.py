@@ -27,11 +27,11 @@ POSE2D = ("people", "mini", "coco", "people_mpii", "mpii")
 def pose2d(
     dataset: str,  # one of `POSE2D`
     split: str,    # "train" or "val"
-    *, n_images=0, # the first so many images of each part (people: made in this number); 0 = all
+    *, n_images=0, # the first so many images of each part (of synthetic people: their number); 0 = all
     # "simulated", "" for none, or, where people have COCO's joints, a COCO results file with person boxes, relative to
     # the project (validation only)
     detector="simulated",
-    seed=0         # of people that are made, and of the simulated detector
+    seed=0         # of synthetic people and of the simulated detector
 ) -> PoseSet:
     "A 2D pose data set by name; `DataError` for a name, split or detector that does not exist."
     _known(dataset, POSE2D, split)
@@ -40,9 +40,10 @@ def pose2d(
         raise DataError(
             f"detector {detector!r}: nobody detected the people of {dataset}; expected 'simulated', or '' for none"
         )
-    made = {"people": {}, "people_mpii": dict(skeleton=MPII16)}
-    if dataset in made:
-        found = whole = synthetic_people.make_people(split=split, n_images=n_images or 1000, seed=seed, **made[dataset])
+    synthetic = {"people": {}, "people_mpii": dict(skeleton=MPII16)}
+    if dataset in synthetic:
+        about = dict(split=split, n_images=n_images or 1000, seed=seed)
+        found = whole = synthetic_people.make_people(**about, **synthetic[dataset])
         if boxes_file:
             found = replace(found, detections={boxes_file.stem: coco.load_detections(boxes_file, found)})
     elif dataset == "mpii":
@@ -51,7 +52,7 @@ def pose2d(
         folder = data_root()/"coco" if dataset == "mini" else None
         whole = coco.load_coco(split, folder=folder, boxes_file=boxes_file)
         found = _first(whole, n_images)
-    if boxes_file and (dataset in made or (boxes_file.parent/"record.json").is_file()):
+    if boxes_file and (dataset in synthetic or (boxes_file.parent/"record.json").is_file()):
         _check_run(boxes_file, found, whole) # beside the published file lies none
     if dataset == "mini" and split == "train":
         found = merge_pose_sets(
@@ -105,23 +106,21 @@ def pose3d(
     dataset: str,    # one of `POSE3D`
     split: str,      # "train" or "val"
     *, source2d="gt",# where the 2D joints come from
-    n_clips=0,       # motions: made for each subject; else the first so many motions; 0 = as many as there are
-    seed=0           # of motions that are made, and of simulated 2D joints
+    n_clips=0,       # the first so many motions (synthetic ones: of each subject); 0 = as many as there are
+    seed=0           # of synthetic motions and of simulated 2D joints
 ) -> MotionSet:
     "Motions seen by cameras, by name; `DataError` for a name, split or 2D source that does not exist."
     _known(dataset, POSE3D, split)
     if dataset == "h36m":
         return _some(h36m.load_h36m(split, source2d, seed=seed), n_clips)
-    recorded = dataset == "mocap"
-    found = (
-        mocap.load_mocap(split)[: n_clips or None]
-        if recorded
-        else synthetic_motions.make_motions(split, seed=seed, **(dict(n_clips=n_clips) if n_clips else {}))
-    )
-    return view_set(
-        dataset, split, found, ring_around, source2d=source2d, seed=seed,
-        notes=[*(mocap.NOTES if recorded else []), "Seen by four synthetic cameras."],
-    )
+    notes = ["Seen by four synthetic cameras."]
+    if dataset == "mocap":
+        found, notes = mocap.load_mocap(split)[: n_clips or None], [*mocap.NOTES, *notes]
+    elif n_clips:
+        found = synthetic_motions.make_motions(split, seed=seed, n_clips=n_clips)
+    else:
+        found = synthetic_motions.make_motions(split, seed=seed)
+    return view_set(dataset, split, found, ring_around, source2d=source2d, seed=seed, notes=notes)
 
 def _some(motion_set, n): # the first n motions, seen by all their cameras
     keys = list(dict.fromkeys(c.key for c in motion_set.views))[:n or None]
@@ -134,7 +133,7 @@ def chest(
     dataset: str,  # one of `CHEST`
     split: str,    # "train" or "val"
     *, n_images=0, # of synthetic radiographs, 0 = as many as it makes by default; recorded sets are whole
-    seed=0         # of radiographs that are made
+    seed=0         # of synthetic radiographs
 ) -> ChestSet:
     "Chest radiographs by name; `DataError` for a name or split that does not exist."
     _known(dataset, CHEST, split)
@@ -156,7 +155,7 @@ ACTIONS = ("recordings", "exercises4", "rec")
 def actions(
     dataset: str, # one of `ACTIONS`
     *, n_takes=0, # of each action by each performer, 0 = three (synthetic recordings; of real ones there is one)
-    seed=0        # of recordings that are made
+    seed=0        # of synthetic recordings
 ) -> list: # of `recordings.Recording`
     "Recordings of actions as landmarks, by name; `DataError` for a name that does not exist."
     if dataset == "recordings":

@@ -153,7 +153,7 @@ def kept_rows(
     return out
 
 # %% ../../nbs/metrics/01_bootstrap.ipynb #04b4a9d8
-def _as_list(evaluations, name): # one evaluation, or several of equal items and protocol (the seeds of one setting)
+def _as_list(evaluations, name): # one evaluation, or several of equal items and protocol (the seeds of one variant)
     evaluations = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
     if not evaluations:
         raise DataError("evaluations is empty, expected one, or one a seed")

@@ -99,7 +99,7 @@ def plot_intervals(
         if column is not None and column not in frame:
             raise DataError(f"frame: no column {column!r}, it has {', '.join(map(str, frame.columns))}")
     if frame.empty:
-        raise DataError("frame: expected at least one setting, got none")
+        raise DataError("frame: expected at least one variant, got none")
     labels = list(dict.fromkeys(frame[label]))
     parts = [("", frame)] if panel is None else list(frame.groupby(panel, sort=False))
     size = (width, .22 * len(labels) + .62)

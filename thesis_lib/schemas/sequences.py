@@ -41,7 +41,7 @@ def _checked(values, shape, source, what): # -> (t *shape) float32, finite
 # %% ../../nbs/schemas/02_sequences.ipynb #5ac7a349
 def check_motion(
     world: np.ndarray, # (t 17 3) mm, z up
-    source: str        # name for messages: the clip or file
+    source: str        # name for messages: the motion or file
 ) -> np.ndarray: # (t 17 3) float32
     "Every rule a motion must obey; `DataError` names the motion, the frame and the joint."
     world = _checked(world, (17, 3), source, "position")
@@ -230,10 +230,10 @@ class MotionSet:
     def __post_init__(self):
         where = f"{self.name}/{self.split}"
         if not self.views:
-            raise DataError(f"{where}: no clips; expected at least one")
+            raise DataError(f"{where}: no motions; expected at least one")
         names = [(v.key, v.camera) for v in self.views]
         if len(set(names)) < len(names):
-            raise DataError(f"{where}: clip {max(names, key=names.count)} is there twice; expected each once")
+            raise DataError(f"{where}: motion {max(names, key=names.count)} is there twice; expected each once")
         self.fingerprint = content_hash(self.source2d, *self._parts())
 
     def _parts(self): # what the fingerprint is made of, a view at a time
@@ -247,7 +247,7 @@ class MotionSet:
         subjects = sorted({v.subject for v in self.views})
         cameras, motions = {v.camera for v in self.views}, {v.key for v in self.views}
         return (
-            f"MotionSet {self.name}/{self.split}, 2D {self.source2d}: {len(self):,} frames in {len(self.views)} clips "
+            f"MotionSet {self.name}/{self.split}, 2D {self.source2d}: {len(self):,} frames in {len(self.views)} views "
             f"of {len(motions)} motions, {len(cameras)} cameras, subjects {', '.join(subjects)} [{self.fingerprint}]"
         )
 

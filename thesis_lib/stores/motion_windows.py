@@ -33,7 +33,7 @@ class MotionWindows:
             if len(view) < frames:
                 raise DataError(
                     f"{view.key}, camera {view.camera}: {len(view)} frames, and a window has {frames}; "
-                    "expected clips that are as long (see `subset`)"
+                    "expected motions that are as long (see `subset`)"
                 )
         self.motion_set, self.frames, self.causal, self.stride = motion_set, frames, causal, stride
         before, after = (frames - 1, 0) if causal else (frames//2, frames//2)

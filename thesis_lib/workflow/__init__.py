@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
-    profiles=("notebook_parameters Job read_profile profile_records profile_settings last_error failures "
+    profiles=("notebook_parameters Job read_profile profile_records profile_variants last_error failures "
         "gpu_ids take_gpus main"),
     forkserver="libraries serve run",
 )

@@ -145,8 +145,10 @@ def _become(files, arguments, folder, environment):
     except BaseException as e:
         code = 130 if isinstance(e, KeyboardInterrupt) else 1
         traceback.print_exc()
+    # what the interpreter does at its end, without taking a hundred thousand objects apart: it waits for threads
+    # that are no daemons, then runs the functions of atexit; neither has a public name (CPython, Lib/threading.py)
     threading._shutdown()
-    atexit._run_exitfuncs() # what the interpreter does at its end, without taking a hundred thousand objects apart
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -23,7 +23,7 @@ from ..core.paths import root, run_dir
 from ..core.record import RunRecord, read_record
 
 # %% auto #0
-__all__ = ['notebook_parameters', 'Job', 'read_profile', 'profile_records', 'profile_settings', 'last_error', 'failures',
+__all__ = ['notebook_parameters', 'Job', 'read_profile', 'profile_records', 'profile_variants', 'last_error', 'failures',
            'gpu_ids', 'take_gpus', 'main']
 
 # %% ../../nbs/workflow/01_profiles.ipynb #9eed3dc0
@@ -158,16 +158,16 @@ def profile_records(
             raise DataError(f"{missing}; make it with: make reproduce PROFILE={profile}")
     return [read_record(_home(profile, job, folder)) for job in jobs]
 
-def profile_settings(
+def profile_variants(
     profile: str,    # "smoke"
     experiment: str, # "<study>/<notebook>"
     folder=None      # project root, default that of `core.run_dir`
 ) -> dict[str, list[RunRecord]]: # name of a run without its seed -> one record a seed
     "`profile_records`, the seeds of each variant together."
-    settings = {}
+    variants = {}
     for r in profile_records(profile, experiment, folder):
-        settings.setdefault(r.run.removesuffix(f"_seed{r.seed}"), []).append(r)
-    return settings
+        variants.setdefault(r.run.removesuffix(f"_seed{r.seed}"), []).append(r)
+    return variants
 
 def _home(profile, job, folder): # where a run leaves what it makes
     return Path(folder)/"outputs"/profile/job.folder if folder else run_dir(profile, job.experiment, job.run)
