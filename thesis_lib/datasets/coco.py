@@ -125,8 +125,8 @@ def load_coco(
     if not path.is_file():
         raise DataError(f"{path}: no such file; {_MISSING}")
     coco = check_coco(load_json(path), COCO17, path)
-    for a in coco["annotations"]:
-        a.pop("segmentation", None)
+    for annotation in coco["annotations"]:
+        annotation.pop("segmentation", None)
     pose_set = check_files(PoseSet("coco", split, coco, folder/f"{split}2017", notes=_notes(coco, split)))
     if boxes_file:
         boxes_file = Path(boxes_file)

@@ -43,8 +43,8 @@ def shared(
 ) -> list: # of `Recording`
     "Recordings of the actions that several people did; `DataError` if there are none."
     who = {}
-    for r in recordings:
-        who.setdefault(r.action, set()).add(r.person)
+    for recording in recordings:
+        who.setdefault(recording.action, set()).add(recording.person)
     kept = [r for r in recordings if len(who[r.action]) >= people]
     if not kept:
         raise DataError(

@@ -65,9 +65,9 @@ SPLITS = dict(train=0, val=1)
 
 def _mine(rng, findings): # what the report's reader says is there
     mined, drawn = [], rng.random(len(FINDINGS))
-    for name, u in zip(FINDINGS, drawn):
+    for name, draw in zip(FINDINGS, drawn):
         missed, invented = MINING[name]
-        read = u >= missed if name in findings else u < invented
+        read = draw >= missed if name in findings else draw < invented
         if read:
             mined.append(name)
     return mined

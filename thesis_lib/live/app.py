@@ -292,13 +292,13 @@ def training_windows(
     part=0 # which of its networks: each was trained without one part of the data
 ) -> tuple: # `LandmarkWindows`, their recordings, rows that the network was trained on, rows that it was tested on
     "The landmark windows of a run; `DataError` for the record of something else."
-    p = record.params
+    params = record.params
     try:
-        takes = _recordings(p["dataset"], p["n_takes"])
-        if p["classes"]:
-            takes = [take for take in takes if take.action in p["classes"].split(",")]
-        windows = cut_windows(list(takes), frames=p["frames"], stride=p["stride"])
-        parts = landmark_windows.folds(windows, p["split"], p["folds"], seed=p["split_seed"])
+        takes = _recordings(params["dataset"], params["n_takes"])
+        if params["classes"]:
+            takes = [take for take in takes if take.action in params["classes"].split(",")]
+        windows = cut_windows(list(takes), frames=params["frames"], stride=params["stride"])
+        parts = landmark_windows.folds(windows, params["split"], params["folds"], seed=params["split_seed"])
     except KeyError as e:
         expected = "expected the record of a run of actions/classifier"
         raise DataError(f"{record.path/'record.json'}: has no {e}, {expected}") from None
@@ -316,23 +316,24 @@ def load_classifier(
     if not (folder/"record.json").exists():
         raise DataError(f"{folder}: no trained classifier; make it with: make reproduce")
     record = read_record(folder)
-    p = record.params
-    if p.get("model") != "lstm":
-        raise DataError(f"{folder/'record.json'}: the run's model is {p.get('model')!r}, expected 'lstm'")
+    params = record.params
+    if params.get("model") != "lstm":
+        raise DataError(f"{folder/'record.json'}: the run's model is {params.get('model')!r}, expected 'lstm'")
     windows, _, rows, _ = training_windows(record, part)
-    x = landmark_windows.window_store(windows, p["inputs"], every=p["every"]).x[rows]
+    x = landmark_windows.window_store(windows, params["inputs"], every=params["every"]).x[rows]
     weights = folder/"checkpoint"/f"part{part}"/"weights.pt"
     if not weights.exists():
         missing = f"has no network of part {part} (checkpoint/part{part}/weights.pt)"
         raise DataError(f"{folder}: {missing}; train it anew with: make reproduce")
     mean, deviation = torch.zeros(132), torch.ones(132)
-    if p["standardise"]:
+    if params["standardise"]:
         deviation, mean = torch.std_mean(x, (0, 1))
-    network = ActionLSTM(len(windows.classes), units=(p["units"],) * p["layers"])
+    network = ActionLSTM(len(windows.classes), units=(params["units"],) * params["layers"])
     load_weights(network, weights)
     return LiveClassifier(
-        network, windows.classes, p["frames"], p["inputs"], p["every"], (mean, deviation.clamp_min(1e-6)),
-        SIZE if p["dataset"] == "recordings" else None,
+        network, windows.classes, params["frames"], params["inputs"], params["every"],
+        (mean, deviation.clamp_min(1e-6)),
+        SIZE if params["dataset"] == "recordings" else None,
     )
 
 # %% ../../nbs/live/05_app.ipynb #cfd26900

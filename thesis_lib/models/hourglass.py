@@ -247,10 +247,11 @@ def from_run(
     weights=True, # load what the run has trained
 ) -> StackedHourglass: # in eval mode, on the CPU
     "The model of a finished run; `DataError` for another record, and for weights that are missing or do not fit."
-    p = record.params
+    params = record.params
     try:
-        size = {k: p[k] for k in ("stacks", "skip", "autoencoder", "features", "blocks", "depth", "code", "code_depth")}
-        model = StackedHourglass(image_size=(p["image_w"], p["image_h"]), **size)
+        names = ("stacks", "skip", "autoencoder", "features", "blocks", "depth", "code", "code_depth")
+        size = {name: params[name] for name in names}
+        model = StackedHourglass(image_size=(params["image_w"], params["image_h"]), **size)
     except KeyError as e:
         raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of an hourglass run") from None
     if weights:

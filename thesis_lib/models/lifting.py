@@ -224,15 +224,15 @@ def from_run(
     weights=True, # load what the run has trained
 ) -> nn.Module: # in eval mode, on the CPU
     "The model of a finished run; `DataError` for another record, and for weights that are missing or do not fit."
-    p, extra = record.params, record.extra
+    params, extra = record.params, record.extra
     try:
-        shared = dict(frames=p["frames"], dropout=p["dropout"], causal=p["causal"])
-        if p["predictor"] == "lifter":
-            sizes = p["d_m"], p["h"], extra["d_h"], p["layers"]
-            model = PoseLifter(*sizes, d_ff=extra["d_ff"], share_qk=p["share_qk"], **shared)
+        shared = dict(frames=params["frames"], dropout=params["dropout"], causal=params["causal"])
+        if params["predictor"] == "lifter":
+            sizes = params["d_m"], params["h"], extra["d_h"], params["layers"]
+            model = PoseLifter(*sizes, d_ff=extra["d_ff"], share_qk=params["share_qk"], **shared)
         else:
-            reference = dict(mlp=ResidualMLP, tcn=TemporalConv)[p["predictor"]]
-            model = reference(p["width"], **shared)
+            reference = dict(mlp=ResidualMLP, tcn=TemporalConv)[params["predictor"]]
+            model = reference(params["width"], **shared)
     except KeyError as e:
         file = record.path/"record.json"
         raise DataError(f"{file} has no {e}: expected the record of a 3D pose run with a trained model") from None

@@ -133,11 +133,12 @@ def from_run(
     weights=True, # load what the run has trained
 ) -> TransPoseR: # in eval mode, on the CPU
     "The model of a finished run; `DataError` for another record, and for weights that are missing or do not fit."
-    p, extra = record.params, record.extra
+    params, extra = record.params, record.extra
     try:
         model = TransPoseR(
-            p["d_m"], p["h"], extra["d_h"], p["layers"], p["share_qk"], d_ff=extra["d_ff"],
-            image_size=(p["image_w"], p["image_h"]), backbone=p["backbone"], dropout=p["dropout"], deconv=p["d_m"],
+            params["d_m"], params["h"], extra["d_h"], params["layers"], params["share_qk"], d_ff=extra["d_ff"],
+            image_size=(params["image_w"], params["image_h"]), backbone=params["backbone"],
+            dropout=params["dropout"], deconv=params["d_m"],
         )
     except KeyError as e:
         raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a 2D pose run") from None

@@ -181,13 +181,14 @@ def from_run(
     weights=True, # load what the run has trained
 ) -> nn.Module: # in eval mode, on the CPU
     "The model of a finished run; `DataError` for another record, and for weights that are missing or do not fit."
-    p, extra = record.params, record.extra
+    params, extra = record.params, record.extra
     try:
-        if p["model"] == "vit":
-            size = {k: p[k] for k in ("image_size", "patch", "dropout", "stem")}
-            model = FlexibleViT(p["d_m"], p["h"], extra["d_h"], p["layers"], p["share_qk"], d_ff=extra["d_ff"], **size)
+        if params["model"] == "vit":
+            size = {k: params[k] for k in ("image_size", "patch", "dropout", "stem")}
+            heads = params["d_m"], params["h"], extra["d_h"], params["layers"], params["share_qk"]
+            model = FlexibleViT(*heads, d_ff=extra["d_ff"], **size)
         else:
-            model = densenet(name=p["model"])
+            model = densenet(name=params["model"])
     except KeyError as e:
         raise DataError(f"{record.path/'record.json'} has no {e}: expected the record of a chest run") from None
     if weights:

@@ -194,10 +194,10 @@ def fingerprint(
     return content_hash(*_parts(recordings))
 
 def _parts(recordings): # what the fingerprint is made of
-    for r in recordings:
-        yield [r.action, r.person, r.take, r.fps]
-        yield r.frame.tobytes()
-        yield r.landmarks.tobytes()
+    for recording in recordings:
+        yield [recording.action, recording.person, recording.take, recording.fps]
+        yield recording.frame.tobytes()
+        yield recording.landmarks.tobytes()
 
 # %% ../../nbs/schemas/04_landmarks.ipynb #a542ff5d
 @dataclass(frozen=True, eq=False)
@@ -228,12 +228,13 @@ def cut_windows(
         raise DataError("recordings: the list is empty; expected at least one")
     classes = tuple(sorted({r.action for r in recordings}) if classes is None else classes)
     rows = [_starts(r, frames, stride) for r in recordings]
-    for r in recordings:
-        if r.action not in classes:
-            raise DataError(f"{r.key}: its action {r.action!r} is none of {', '.join(classes)}")
+    for recording in recordings:
+        if recording.action not in classes:
+            known = ", ".join(classes)
+            raise DataError(f"{recording.key}: its action {recording.action!r} is none of {known}")
     x = []
-    for r, starts in zip(recordings, rows):
-        x.append(r.landmarks.reshape(-1, 132)[starts[:, None] + np.arange(frames)])
+    for recording, starts in zip(recordings, rows):
+        x.append(recording.landmarks.reshape(-1, 132)[starts[:, None] + np.arange(frames)])
     number = np.repeat(np.arange(len(rows)), [len(starts) for starts in rows])
     return LandmarkWindows(
         x=np.concatenate(x), y=np.array([classes.index(r.action) for r in recordings])[number], classes=classes,

@@ -165,8 +165,8 @@ def profile_variants(
 ) -> dict[str, list[RunRecord]]: # name of a run without its seed -> one record a seed
     "`profile_records`, the seeds of each variant together."
     variants = {}
-    for r in profile_records(profile, experiment, folder):
-        variants.setdefault(r.run.removesuffix(f"_seed{r.seed}"), []).append(r)
+    for record in profile_records(profile, experiment, folder):
+        variants.setdefault(record.run.removesuffix(f"_seed{record.seed}"), []).append(record)
     return variants
 
 def _home(profile, job, folder): # where a run leaves what it makes
