@@ -22,7 +22,8 @@ unexport PYTHONDONTWRITEBYTECODE # where it is set, each process would compile e
 LANDMARKS := .venv-landmarks/installed
 
 # Without MediaPipe's environment, the runs that need it say so and the others go on.
-# Snakemake 9 looks for work again once in a timespan for every run that has ended: each second, it took a third of a core.
+# Snakemake 9 looks for work again once in a timespan for every run that has ended: each second, it took a third of a
+# core.
 reproduce: $(INSTALLED)
 	$(if $(filter mini benchmarks,$(PROFILE)),-@$(MAKE) --no-print-directory $(LANDMARKS))
 	@$(BIN)/python -m thesis_lib.workflow lock -- $(BIN)/snakemake --nolock --cores $(CORES) \
