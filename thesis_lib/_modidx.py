@@ -2131,6 +2131,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                      'thesis_lib/schemas/annotations.py'),
                                                 'thesis_lib.schemas.annotations.check_files': ( 'schemas/annotations.html#check_files',
                                                                                                 'thesis_lib/schemas/annotations.py'),
+                                                'thesis_lib.schemas.annotations.decode_image': ( 'schemas/annotations.html#decode_image',
+                                                                                                 'thesis_lib/schemas/annotations.py'),
                                                 'thesis_lib.schemas.annotations.load_json': ( 'schemas/annotations.html#load_json',
                                                                                               'thesis_lib/schemas/annotations.py'),
                                                 'thesis_lib.schemas.annotations.merge_pose_sets': ( 'schemas/annotations.html#merge_pose_sets',

@@ -119,7 +119,7 @@ def test_motion_windows_of_no_sense(toy):
         says(lambda: MotionWindows(toy, frames), f"windows of {frames} frames; expected an odd number")
     says(lambda: MotionWindows(toy, 9, stride=0), "stride 0; expected at least 1")
     says(lambda: MotionWindows(toy, 9).loader(16, world_size=500), "220 rows for 500 ranks do not fill one batch")
-    says(lambda: toy.subset(lambda c: False), "toy/train: no clips")
+    says(lambda: toy.subset(lambda c: False), "toy/train: no motions")
     says(lambda: MotionSet("toy", "val", "gt", toy.views + toy.views[:1]), "S1/walk/long", "there twice")
 
 def test_a_row_that_does_not_exist(toy):

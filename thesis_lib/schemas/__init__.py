@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _PUBLIC = dict( # module -> its public names
-    annotations=("MAX_PIXELS load_json check_coco read_image PoseSet subset_images merge_pose_sets "
+    annotations=("MAX_PIXELS load_json check_coco decode_image read_image PoseSet subset_images merge_pose_sets "
         "check_files check_detections person_boxes simulated_detector box_ap pose_factors "
         "person_factors"),
     sequences=("check_motion Motion mirror bone_lengths MotionView as_view simulated_keypoints view "

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 import cv2
@@ -22,8 +22,9 @@ from ..core.hashing import content_hash
 from ..skeletons import COCO17, Skeleton
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'read_image', 'PoseSet', 'subset_images', 'merge_pose_sets', 'check_files',
-           'check_detections', 'person_boxes', 'simulated_detector', 'box_ap', 'pose_factors', 'person_factors']
+__all__ = ['MAX_PIXELS', 'load_json', 'check_coco', 'decode_image', 'read_image', 'PoseSet', 'subset_images', 'merge_pose_sets',
+           'check_files', 'check_detections', 'person_boxes', 'simulated_detector', 'box_ap', 'pose_factors',
+           'person_factors']
 
 # %% ../../nbs/schemas/01_annotations.ipynb #5b167025
 def load_json(
@@ -167,18 +168,20 @@ def _to_rgb(image, data, path): # PIL image, opened from the bytes `data` -> (h 
         raise DataError(f"{path}: its pixels are of kind {image.mode}; expected 8 or 16 bits")
     return np.repeat((grey.astype(np.int32) // 257).astype(np.uint8)[..., None], 3, -1)
 
-def read_image(
-    path: Path | str, # image file
-    size=None         # (w, h) it must have, if known
-) -> np.ndarray: # (h w 3) uint8 RGB
-    "Decode an image file; `DataError` if it is missing, cut short, too large, no image, or not of the annotated size."
+# %% ../../nbs/schemas/01_annotations.ipynb #036e0d94
+def decode_image(
+    path: Path | str,    # image file
+    to_pixels: Callable, # (opened PIL image, bytes of the file, path) -> pixels (h w ..)
+    size=None            # (w, h) it must have, if known
+) -> np.ndarray: # (h w ..)
+    "Decode an image file; `DataError` if it is missing, cut short, too large, no image, or of another size."
     path = Path(path)
     try:
         data = path.read_bytes()
         image = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        pixels = _to_rgb(image, data, path)
+        pixels = to_pixels(image, data, path)
     except DataError:
         raise
     except FileNotFoundError as e:
@@ -191,8 +194,15 @@ def read_image(
         raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
     h, w = pixels.shape[:2]
     if size is not None and tuple(size) != (w, h):
-        raise DataError(f"{path}: the image is {w} x {h} pixels; its annotation says {size[0]} x {size[1]}")
+        raise DataError(f"{path}: the image is {w} x {h} pixels; expected {size[0]} x {size[1]}")
     return pixels
+
+def read_image(
+    path: Path | str, # image file
+    size=None         # (w, h) it must have, if known
+) -> np.ndarray: # (h w 3) uint8 RGB
+    "Decode an image file to colours; `DataError` as of `decode_image`."
+    return decode_image(path, _to_rgb, size)
 
 # %% ../../nbs/schemas/01_annotations.ipynb #4bebfd6c
 @dataclass

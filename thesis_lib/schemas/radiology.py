@@ -5,7 +5,6 @@
 # %% ../../nbs/schemas/03_radiology.ipynb #4e40026d
 from __future__ import annotations
 import difflib
-import io
 import os
 import re
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import pandas as pd
 from PIL import Image
 from ..core.errors import DataError
 from ..core.hashing import content_hash
-from .annotations import MAX_PIXELS
+from .annotations import decode_image
 
 # %% auto #0
 __all__ = ['CLASSES', 'HEALTHY', 'parse_findings', 'encode_findings', 'check_labels', 'read_radiograph', 'Region', 'region_mask',
@@ -98,7 +97,8 @@ def check_labels(
     return labels
 
 # %% ../../nbs/schemas/03_radiology.ipynb #72355044
-def _to_grey(image, path): # PIL image -> (h w) uint8
+def _to_grey(image, data, path): # PIL image -> (h w) uint8
+    image.load()
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image)
         if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
@@ -115,28 +115,8 @@ def read_radiograph(
     path: Path | str, # image file
     size=None         # (w, h) it must have, if known
 ) -> np.ndarray: # (h w) uint8
-    "Decode a radiograph to grey; `DataError` if it is missing, cut short, too large, no image, or of another size."
-    path = Path(path)
-    try:
-        image = Image.open(io.BytesIO(path.read_bytes()))
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
-        radiograph = _to_grey(image, path)
-    except DataError:
-        raise
-    except FileNotFoundError as e:
-        raise DataError(f"{path}: the image file is missing") from e
-    except Image.UnidentifiedImageError as e:
-        raise DataError(f"{path}: not an image in a format that can be read") from e
-    except Image.DecompressionBombError as e:
-        raise DataError(f"{path}: more than {MAX_PIXELS/1e6:.0f} million pixels; scale the image down first") from e
-    except Exception as e:
-        raise DataError(f"{path}: the image cannot be decoded ({e}); expected a complete file") from e
-    h, w = radiograph.shape
-    if size is not None and tuple(size) != (w, h):
-        raise DataError(f"{path}: the image is {w} x {h} pixels; expected {size[0]} x {size[1]}")
-    return radiograph
+    "Decode a radiograph to grey; `DataError` as of `decode_image`."
+    return decode_image(path, _to_grey, size)
 
 # %% ../../nbs/schemas/03_radiology.ipynb #98b087d3
 @dataclass(frozen=True)
